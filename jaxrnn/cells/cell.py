@@ -1,0 +1,180 @@
+"""The contract that every recurrent cell keeps, and the few helpers that cells share."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact, Key
+from numpy.typing import DTypeLike
+
+# Pytrees whose structure the cell decides.
+Params = Any
+Carry = Any
+Noise = Any
+Residuals = Any
+Deltas = Any
+
+
+class Cell:
+    """One step of a recurrent network: configuration in a frozen dataclass, mathematics in pure methods.
+
+    A subclass gives ``init``, ``initial_carry``, ``out_features`` and either
+
+    - ``step_fwd``, ``step_bwd``, ``input_grads`` and ``param_grads``: the step and its derivative, by
+      hand (``step`` then comes for free), or
+    - ``step`` alone: the cell then has no analytic mode, and gradients come from ``jax.grad``.
+
+    With S_t the carry, z_t the pre-activations and δ_t = ∂L/∂z_t, the four parts are those of
+    back-propagation through time (Werbos 1990, "Backpropagation through time: what it does and how
+    to do it", eqs. 10-14):
+
+    - ``step_fwd``: S_t, y_t = step(params, S_{t-1}, x_t), and what the derivative will need;
+    - ``step_bwd``: from ∂L/∂S_t and ∂L/∂y_t to ∂L/∂S_{t-1} and δ_t, the chain ∂S_t/∂S_{t-1};
+    - ``input_grads``: from δ_t to ∂L/∂x_t;
+    - ``param_grads``: Σ_t δ_t · ∂†z_t/∂W, the explicit derivative, all steps in one product.
+
+    Cells know nothing of time, padding or layers, and take any number of batch dimensions. ``step``
+    also accepts complex input, so that derivatives can be taken by complex step.
+    """
+
+    @property
+    def out_features(self) -> int:
+        """Features of the output y."""
+        raise NotImplementedError(f"{type(self).__name__} does not define out_features")
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether the cell carries its hand-derived derivative, which ``backward="bptt"`` needs."""
+        return type(self).step_bwd is not Cell.step_bwd
+
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draw the parameters for inputs of ``in_features``, as a pytree of arrays of ``dtype``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define init")
+
+    def initial_carry(
+        self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
+    ) -> Carry:
+        """The carry before the first step, every leaf ``(*batch_shape, ...)``."""
+        raise NotImplementedError(f"{type(self).__name__} does not define initial_carry")
+
+    def noise(self, key: Key[Array, ""], time: int, batch_shape: Sequence[int] = ()) -> Noise:
+        """The random numbers of ``time`` steps, every leaf leading with time; None where unused."""
+        return None
+
+    def step(
+        self,
+        params: Params,
+        carry: Carry,
+        x: Inexact[Array, "*batch in_features"],
+        noise: Noise = None,
+    ) -> tuple[Carry, Inexact[Array, "*batch out_features"]]:
+        """One step in time: the new carry, each leaf in its incoming dtype, and the output y.
+
+        Raises:
+          ValueError: if the shapes of params, carry and x do not fit each other.
+        """
+        self.check(params, carry, x)
+        carry, y, _ = self.step_fwd(params, carry, x, noise)
+        return carry, y
+
+    def step_fwd(
+        self, params: Params, carry: Carry, x: Array, noise: Noise = None
+    ) -> tuple[Carry, Array, Residuals]:
+        """``step``, and the residuals that its derivative needs."""
+        raise NotImplementedError(f"{type(self).__name__} has no hand-derived derivative")
+
+    def step_bwd(
+        self, params: Params, carry_before: Carry, residuals: Residuals, d_carry: Carry, d_y: Array
+    ) -> tuple[Carry, Deltas]:
+        """From dL/dS_t and dL/dy_t to dL/dS_{t-1} and δ_t; linear in its last two arguments."""
+        raise NotImplementedError(f"{type(self).__name__} has no hand-derived derivative")
+
+    def input_grads(self, params: Params, residuals: Residuals, deltas: Deltas) -> Array:
+        """dL/dx from δ, for any leading axes."""
+        raise NotImplementedError(f"{type(self).__name__} has no hand-derived derivative")
+
+    def param_grads(
+        self,
+        params: Params,
+        xs: Array,
+        carries_before: Carry,
+        residuals: Residuals,
+        deltas: Deltas,
+    ) -> Params:
+        """dL/dparams, summed over all leading axes at once."""
+        raise NotImplementedError(f"{type(self).__name__} has no hand-derived derivative")
+
+    def check(self, params: Params, carry: Carry, x: Any) -> None:
+        """Raise ValueError unless params, carry and x fit each other; looks at shapes and dtypes only.
+
+        A cell whose params hold more than ``init`` draws (an encoder's memory, say) overrides it.
+        """
+        if x.ndim < 1 or not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise ValueError(
+                f"{type(self).__name__} expects x as floating-point (*batch, in_features), "
+                f"got {x.dtype} of shape {tuple(x.shape)}"
+            )
+        expected = _expected_params(self, x.shape[-1])
+        check_shapes(f"params for inputs of {x.shape[-1]} features", expected, params)
+        batch_shape = tuple(x.shape[:-1])
+        check_shapes(
+            f"carry for batch shape {batch_shape}", _expected_carry(self, batch_shape), carry
+        )
+
+
+@dataclass(frozen=True)
+class SizedCell(Cell):
+    """A cell with one hidden state of ``hidden_size`` units.
+
+    ``dtype`` is the compute dtype; None computes in what params, carry and x promote to.
+    """
+
+    hidden_size: int
+    dtype: DTypeLike | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_positive("hidden_size", self.hidden_size)
+        if self.dtype is not None:  # one spelling, so that equal cells hash alike
+            object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+
+    @property
+    def out_features(self) -> int:
+        """Features of the output: ``hidden_size``."""
+        return self.hidden_size
+
+    def compute_dtype(self, *operands: Any) -> jnp.dtype:
+        """The dtype in which a step is computed."""
+        return jnp.result_type(*jax.tree.leaves(operands)) if self.dtype is None else self.dtype
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def check_shapes(what: str, expected: Any, actual: Any) -> None:
+    """Raise ValueError, naming the leaf, unless two pytrees have the same structure and shapes."""
+    expected_leaves, expected_tree = jax.tree_util.tree_flatten_with_path(expected)
+    actual_leaves, actual_tree = jax.tree_util.tree_flatten_with_path(actual)
+    if expected_tree != actual_tree:
+        raise ValueError(f"{what}: expected the structure {expected_tree}, got {actual_tree}")
+    for (path, want), (_, got) in zip(expected_leaves, actual_leaves, strict=True):
+        if tuple(want.shape) != tuple(jnp.shape(got)):
+            raise ValueError(
+                f"{what}: leaf {jax.tree_util.keystr(path) or 'itself'} should have shape "
+                f"{tuple(want.shape)}, got {tuple(jnp.shape(got))}"
+            )
+
+
+@functools.lru_cache(maxsize=256)
+def _expected_params(cell: Cell, in_features: int) -> Params:
+    return jax.eval_shape(lambda key: cell.init(key, in_features), jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=256)
+def _expected_carry(cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
+    return jax.eval_shape(lambda: cell.initial_carry(batch_shape))

@@ -1,0 +1,226 @@
+"""Greedy decoding and ancestral sampling, as jitted scans over ``step(state, tokens)``."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+Step = Callable[..., tuple[Any, Array]]
+Feedback = Literal["token", "softmax"]
+
+
+class Decoded(NamedTuple):
+    """What a decoder returns."""
+
+    tokens: Int[Array, "batch max_length"]  # without the start token; ``end`` after the end
+    scores: Float[Array, " batch"]  # log-probability of the tokens under the model, in nats
+    lengths: Int[Array, " batch"]  # tokens that count, the end token included
+
+
+def greedy(
+    step: Step,
+    state: Any,
+    *,
+    start: int | Int[Array, " batch"],
+    end: int | None = None,
+    max_length: int,
+    context: Any = None,
+) -> Decoded:
+    """The most probable token at every step.
+
+    Equation::
+
+        w_t = argmax_w p(w | w_1 … w_{t-1})
+
+    Args:
+      step: ``step(state, tokens (batch,)) → (state, logits (batch, vocabulary))``, or with a third
+        argument where there is a ``context``. Parameters are best bound by
+        ``jax.tree_util.Partial(model.step, params)``: then equal models compile once.
+      state: pytree whose leaves lead with batch.
+      start: the first token fed, one for all or one a lane.
+      end: the token that ends a sequence, or None: all run to ``max_length``.
+      max_length: tokens to decode.
+      context: what never changes along a sequence, handed to every step.
+
+    Raises:
+      ValueError: for a ``max_length`` below 1, or a state without a batch axis.
+
+    >>> table = jnp.log(jnp.array([[0.1, 0.9], [0.8, 0.2]]))  # p(next | token)
+    >>> step = lambda state, tokens: (state, table[tokens])
+    >>> greedy(step, jnp.zeros(1), start=0, max_length=4).tokens
+    Array([[1, 0, 1, 0]], dtype=int32)
+    """
+
+    return _decode(step, state, start, end, max_length, context, None, _Choice())
+
+
+def sample(
+    step: Step,
+    state: Any,
+    *,
+    key: Key[Array, "*lanes"],
+    start: int | Int[Array, " batch"],
+    end: int | None = None,
+    max_length: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    feedback: Feedback = "token",
+    context: Any = None,
+) -> Decoded:
+    """Tokens drawn from the model, one after the other.
+
+    Equation, with τ the temperature and the support cut by ``top_k`` and then ``top_p``::
+
+        w_t ~ softmax(logits_t / τ), restricted to its support and renormalised
+
+    top_k keeps the k most probable tokens (Fan et al. 2018); top_p the fewest whose probability
+    together reaches p, of those that top_k left (nucleus sampling, Holtzman et al. 2020, eq. 2-3).
+
+    Args:
+      step: as in ``greedy``; with ``feedback="softmax"`` its tokens are ``(batch, vocabulary)`` floats.
+      state: pytree whose leaves lead with batch.
+      key: one key, folded with each lane's index, or one key a lane; the second makes a draw
+        independent of the rest of the batch.
+      start: the first token fed, one for all or one a lane.
+      end: the token that ends a sequence, or None.
+      max_length: tokens to draw.
+      temperature: above 0; below 1 sharpens the distribution, above 1 flattens it.
+      top_k: number of tokens to choose from, or None for all.
+      top_p: probability mass to choose from, in (0, 1], or None for all.
+      feedback: "token" feeds the drawn token back. "softmax" feeds back the distribution it was drawn
+        from, so that later steps never learn which token came: every output is then a blur of all
+        continuations, which is why it is not done; it is here to be seen.
+      context: what never changes along a sequence, handed to every step.
+
+    Returns:
+      tokens, lengths, and scores: log-probabilities under softmax(logits), whatever the temperature.
+
+    Raises:
+      ValueError: for a temperature, top_k, top_p or max_length out of range, or a wrong number of keys.
+
+    >>> table = jnp.log(jnp.array([[0.1, 0.9], [0.8, 0.2]]))
+    >>> step = lambda state, tokens: (state, table[tokens])
+    >>> sample(step, jnp.zeros(2), key=jax.random.key(0), start=0, max_length=5).tokens.shape
+    (2, 5)
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; for its limit use greedy")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be 1 or more, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    if feedback not in get_args(Feedback):
+        raise ValueError(f'feedback must be "token" or "softmax", got {feedback!r}')
+    choice = _Choice(True, top_k, top_p is not None, feedback)
+    limits = (jnp.float32(temperature), jnp.float32(1 if top_p is None else top_p))
+    return _decode(step, state, start, end, max_length, context, (key, limits), choice)
+
+
+class _Choice(NamedTuple):
+    """How the next token is chosen; static."""
+
+    random: bool = False
+    top_k: int | None = None
+    top_p: bool = False
+    feedback: Feedback = "token"
+
+
+def _decode(
+    step: Step,
+    state: Any,
+    start: Any,
+    end: int | None,
+    max_length: int,
+    context: Any,
+    random: tuple[Array, tuple[Array, Array]] | None,
+    choice: _Choice,
+) -> Decoded:
+    """Check, bring into one shape, and hand to the jitted scan."""
+    if max_length < 1:
+        raise ValueError(f"max_length must be 1 or more, got {max_length}")
+    leaves = jax.tree.leaves(state)
+    if not leaves or any(jnp.ndim(leaf) < 1 for leaf in leaves):
+        raise ValueError("every leaf of state must lead with batch; got a leaf without axes, or none")
+    batch = jnp.shape(leaves[0])[0]
+    if any(jnp.shape(leaf)[0] != batch for leaf in leaves):
+        sizes = sorted({jnp.shape(leaf)[0] for leaf in leaves})
+        raise ValueError(f"every leaf of state must lead with the same batch, got {sizes}")
+    start = jnp.asarray(start, jnp.int32)
+    if start.shape not in {(), (batch,)}:
+        raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
+    keys = limits = None
+    if random is not None:
+        key, limits = random
+        if key.shape not in {(), (batch,)}:
+            raise ValueError(f"key must be one key or one a lane ({batch}), got shape {key.shape}")
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch)) if not key.shape else key
+    if not isinstance(step, jax.tree_util.Partial):
+        step = jax.tree_util.Partial(step)
+    start = jnp.broadcast_to(start, (batch,))
+    return _scan(step, state, start, context, keys, limits, end, max_length, choice)
+
+
+@functools.partial(jax.jit, static_argnames=("end", "max_length", "choice"))
+def _scan(
+    step: Step,
+    state: Any,
+    start: Array,
+    context: Any,
+    keys: Array | None,
+    limits: tuple[Array, Array] | None,
+    end: int | None,
+    max_length: int,
+    choice: _Choice,
+) -> Decoded:
+    rest = () if context is None else (context,)
+
+    def body(carry: tuple, time: Array) -> tuple[tuple, tuple]:
+        state, fed, done = carry
+        state, logits = step(state, fed, *rest)
+        chosen_from = _restrict(logits, limits, choice)
+        if choice.random:
+            draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, time), row))
+            token = draw(keys, chosen_from).astype(jnp.int32)
+        else:
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        score = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
+        if end is not None:
+            token = jnp.where(done, end, token)
+        score = jnp.where(done, 0, score)
+        counted = ~done
+        done = done | (token == end) if end is not None else done
+        fed = jax.nn.softmax(chosen_from) if choice.feedback == "softmax" else token
+        return (state, fed, done), (token, score, counted)
+
+    if choice.feedback == "softmax":  # the start token as the distribution that is sure of it
+        vocabulary = jax.eval_shape(step, state, start, *rest)[1].shape[-1]
+        fed = jax.nn.one_hot(start, vocabulary)
+    else:
+        fed = start
+    done = jnp.zeros(start.shape, bool)
+    _, (tokens, scores, counted) = jax.lax.scan(body, (state, fed, done), jnp.arange(max_length))
+    return Decoded(tokens.T, jnp.sum(scores, axis=0), jnp.sum(counted, axis=0, dtype=jnp.int32))
+
+
+def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice) -> Array:
+    """Logits over the temperature, −inf outside the support."""
+    if limits is None:
+        return logits
+    temperature, mass = limits
+    logits = logits.astype(jnp.float32) / temperature
+    if choice.top_k is not None and choice.top_k < logits.shape[-1]:
+        _, kept = jax.lax.top_k(logits, choice.top_k)  # exactly k, also where logits are equal
+        keep = jnp.any(jax.nn.one_hot(kept, logits.shape[-1], dtype=bool), axis=-2)
+        logits = jnp.where(keep, logits, -jnp.inf)
+    if choice.top_p:
+        order = jnp.argsort(logits, axis=-1, descending=True)
+        probabilities = jnp.take_along_axis(jax.nn.softmax(logits), order, axis=-1)
+        # The first is always kept; a token is kept while those before it have not reached the mass.
+        keep_sorted = jnp.cumsum(probabilities, axis=-1) - probabilities < mass
+        keep = jnp.take_along_axis(keep_sorted, jnp.argsort(order, axis=-1), axis=-1)
+        logits = jnp.where(keep, logits, -jnp.inf)
+    return logits

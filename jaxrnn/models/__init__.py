@@ -1,0 +1,1 @@
+"""Models made of cells: configuration in a frozen dataclass, parameters in a pytree."""

@@ -1,0 +1,224 @@
+"""A language model over tokens (characters): p(w_{t+1} | w_1 … w_t) from stacked recurrent cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key
+from numpy.typing import DTypeLike
+
+from jaxrnn.cells.cell import Carry, Cell, check_positive
+from jaxrnn.recurrence import Backward, unroll
+
+
+class LanguageModelParams(NamedTuple):
+    """Parameters of a language model; None where the configuration needs none."""
+
+    embedding: Array | None  # (vocabulary_size, embedding_size); None with one-hot input
+    layers: tuple[Any, ...]  # one cell's params a layer
+    w_out: Array | None  # (out_features, vocabulary_size); None when tied to the embedding
+    b_out: Array  # (vocabulary_size,)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A recurrent language model (Mikolov et al. 2010; Graves 2013), layers stacked as in Zaremba et
+    al. (2014), "Recurrent neural network regularization", whose dropout it uses.
+
+    Equations, for layers l = 1..L, D(·) dropout::
+
+        y⁰_t   = E[w_t], or the one-hot vector of w_t
+        yˡ_t   = unroll(cellˡ, D(yˡ⁻¹))_t
+        logits = D(yᴸ_t) W_out + b_out          (tied: W_out = Eᵀ, Press & Wolf 2017)
+        −log p(w_{t+1} | w_1 … w_t) = −log softmax(logits)[w_{t+1}]
+
+    Args:
+      vocabulary_size: number of distinct tokens.
+      cells: the layers, bottom first; any ``Cell``.
+      embedding_size: size of the learned embedding, or None for one-hot input.
+      tied: whether the output shares the embedding's weights.
+      dropout: probability that a feature is dropped between layers, at the input and the output.
+      backward: how ``unroll`` takes gradients; "bptt" needs cells with a hand-derived derivative.
+
+    Raises:
+      ValueError: for sizes below 1, a dropout outside [0, 1), no cells, or a tied output whose
+        embedding size is not the top cell's output size.
+
+    >>> from jaxrnn import LSTM
+    >>> model = LanguageModel(vocabulary_size=5, cells=[LSTM(8)])
+    >>> params = model.init(jax.random.key(0))
+    >>> carry, logits = model.apply(params, jnp.array([[0], [3], [1]]))  # (time, batch)
+    >>> logits.shape
+    (3, 1, 5)
+    """
+
+    vocabulary_size: int
+    cells: Sequence[Cell]
+    embedding_size: int | None = None
+    tied: bool = False
+    dropout: float = 0.0
+    backward: Backward = "autodiff"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(self.cells))
+        check_positive("vocabulary_size", self.vocabulary_size)
+        if self.embedding_size is not None:
+            check_positive("embedding_size", self.embedding_size)
+        if not self.cells:
+            raise ValueError("a language model needs at least one cell, got none")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.tied and self.embedding_size != self.cells[-1].out_features:
+            raise ValueError(
+                "a tied output needs embedding_size equal to the top cell's out_features "
+                f"({self.cells[-1].out_features}), got {self.embedding_size}"
+            )
+
+    def init(self, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> LanguageModelParams:
+        """Draw the parameters: embedding and output LeCun normal, the cells their own way."""
+        key_embedding, key_out, *keys = jax.random.split(key, 2 + len(self.cells))
+        draw = jax.nn.initializers.lecun_normal()
+        in_size = self.vocabulary_size if self.embedding_size is None else self.embedding_size
+        in_sizes = [in_size] + [cell.out_features for cell in self.cells]
+        embedding = w_out = None
+        if self.embedding_size is not None:
+            # Rows of about unit length: the transpose is what LeCun's rule is made for.
+            shape = (self.embedding_size, self.vocabulary_size)
+            embedding = draw(key_embedding, shape, dtype).T
+        if not self.tied:
+            w_out = draw(key_out, (in_sizes[-1], self.vocabulary_size), dtype)
+        return LanguageModelParams(
+            embedding=embedding,
+            layers=tuple(
+                cell.init(k, size, dtype)
+                for cell, k, size in zip(self.cells, keys, in_sizes, strict=False)
+            ),
+            w_out=w_out,
+            b_out=jnp.zeros(self.vocabulary_size, dtype),
+        )
+
+    def initial_carry(
+        self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
+    ) -> tuple[Carry, ...]:
+        """The carry before the first token: one cell's carry a layer."""
+        return tuple(cell.initial_carry(batch_shape, dtype) for cell in self.cells)
+
+    def apply(
+        self,
+        params: LanguageModelParams,
+        tokens: Int[Array, "time *batch"],
+        carry: tuple[Carry, ...] | None = None,
+        *,
+        lengths: Int[Array, "*batch"] | None = None,
+        resets: Bool[Array, "time *batch"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[tuple[Carry, ...], Float[Array, "time *batch vocabulary"]]:
+        """The logits of every next token.
+
+        Args:
+          params: from ``init``.
+          tokens: token ids; time leads.
+          carry: from ``initial_carry`` or an earlier call.
+          lengths: as in ``unroll``.
+          resets: as in ``unroll``.
+          key: dropout's key; without one nothing is dropped.
+
+        Returns:
+          the last carry and the logits.
+
+        Raises:
+          ValueError: for shapes that do not fit (``unroll``).
+        """
+        keys = None if key is None else jax.random.split(key, len(self.cells) + 1)
+        time, batch_shape = tokens.shape[0], tokens.shape[1:]
+        ys = self._embed(params, tokens)
+        after = []
+        for layer, cell in enumerate(self.cells):
+            noise = None
+            if keys is not None:
+                key_dropout, key_noise = jax.random.split(keys[layer])
+                ys = _dropout(key_dropout, ys, self.dropout)
+                noise = cell.noise(key_noise, time, batch_shape)
+            layer_carry, ys = unroll(
+                cell,
+                params.layers[layer],
+                ys,
+                None if carry is None else carry[layer],
+                lengths=lengths,
+                resets=resets,
+                noise=noise,
+                backward=self.backward,
+            )
+            after.append(layer_carry)
+        if keys is not None:
+            ys = _dropout(keys[-1], ys, self.dropout)
+        return tuple(after), self._logits(params, ys)
+
+    def step(
+        self, params: LanguageModelParams, carry: tuple[Carry, ...], tokens: Array
+    ) -> tuple[tuple[Carry, ...], Float[Array, "lanes vocabulary"]]:
+        """One token a lane, for decoders: ``jax.tree_util.Partial(model.step, params)``.
+
+        Args:
+          params: from ``init``.
+          carry: from ``initial_carry((lanes,))`` or an earlier call.
+          tokens: ids ``(lanes,)``, or distributions over tokens ``(lanes, vocabulary)`` as floats.
+
+        Returns:
+          the new carry and the next token's logits.
+        """
+        y = self._embed(params, tokens)
+        after = []
+        for layer, cell in enumerate(self.cells):
+            layer_carry, y = cell.step(params.layers[layer], carry[layer], y)
+            after.append(layer_carry)
+        return tuple(after), self._logits(params, y)
+
+    def _embed(self, params: LanguageModelParams, tokens: Array) -> Array:
+        """Ids (...,) or distributions (..., vocabulary) to vectors."""
+        distributions = jnp.issubdtype(tokens.dtype, jnp.floating)
+        if params.embedding is None:
+            dtype = params.b_out.dtype
+            return tokens if distributions else jax.nn.one_hot(tokens, self.vocabulary_size, dtype=dtype)
+        return tokens @ params.embedding if distributions else params.embedding[tokens]
+
+    def _logits(self, params: LanguageModelParams, ys: Array) -> Array:
+        w_out = params.embedding.T if self.tied else params.w_out
+        return ys.astype(w_out.dtype) @ w_out + params.b_out
+
+
+def next_token_nats(
+    logits: Float[Array, "*positions vocabulary"],
+    targets: Int[Array, "*positions"],
+    mask: Bool[Array, "*positions"] | None = None,
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    """The summed cross-entropy in nats over real positions, and their number.
+
+    Their ratio is the loss in nats per character; divided by ln 2 it is bits per character.
+
+    Args:
+      logits: scores of every token at every position.
+      targets: the token that came.
+      mask: False at positions that do not count; their logits may be anything.
+
+    >>> nats, count = next_token_nats(jnp.zeros((2, 4)), jnp.array([0, 3]))
+    >>> print(f"{nats / count:.4f}")  # ln 4
+    1.3863
+    """
+    if mask is not None:
+        logits = jnp.where(mask[..., None], logits, 0)
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if mask is None:
+        return jnp.sum(nats), jnp.asarray(nats.size)
+    return jnp.sum(nats, where=mask), jnp.sum(mask)
+
+
+def _dropout(key: Array, ys: Array, rate: float) -> Array:
+    """Inverted dropout: features kept with probability 1 − rate, and scaled by its inverse."""
+    if rate == 0:
+        return ys
+    kept = jax.random.bernoulli(key, 1 - rate, ys.shape)
+    return jnp.where(kept, ys / (1 - rate), 0)

@@ -1,0 +1,233 @@
+"""Flax NNX modules that hold a cell's parameters and run it through time; no mathematics of their own."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Inexact, Int
+
+from jaxrnn.cells.cell import Carry, Cell, check_positive
+from jaxrnn.recurrence import Backward, unroll
+
+
+class RNN(nnx.Module):
+    """A cell and its parameters, run over a sequence by ``jaxrnn.unroll``.
+
+    Called like ``flax.nnx.RNN``: batch leads and time follows unless ``time_major``.
+
+    Args:
+      cell: any ``Cell``.
+      in_features: features of the input.
+      backward: how gradients are taken, as in ``unroll``.
+      remat: memory policy, as in ``unroll``.
+      rngs: the stream ``params`` draws the parameters; ``noise``, where there is one, the cell's noise.
+
+    >>> from jaxrnn import LSTM
+    >>> layer = RNN(LSTM(hidden_size=4), in_features=3, rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((2, 5, 3))).shape
+    (2, 5, 4)
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        in_features: int,
+        *,
+        backward: Backward = "autodiff",
+        remat: int | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        check_positive("in_features", in_features)
+        self.cell = cell
+        self.backward = backward
+        self.remat = remat
+        self.params = nnx.data(jax.tree.map(nnx.Param, cell.init(rngs.params(), in_features)))
+        self.noise_stream = rngs.noise.fork() if "noise" in rngs else None
+
+    def __call__(
+        self,
+        inputs: Inexact[Array, "..."],
+        *,
+        initial_carry: Carry | None = None,
+        seq_lengths: Int[Array, "..."] | None = None,
+        return_carry: bool = False,
+        time_major: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+    ) -> Any:
+        """Outputs, or (carry, outputs) with ``return_carry``.
+
+        Args:
+          inputs: ``(*batch, time, in_features)``, or ``(time, *batch, in_features)`` if ``time_major``.
+          initial_carry: carry before the first step.
+          seq_lengths: steps of each sequence.
+          return_carry: whether to return the last carry too.
+          time_major: whether time leads, in inputs and outputs.
+          reverse: run from the last real step to the first.
+          keep_order: under ``reverse``, leave outputs at their positions; otherwise they come in the
+            order in which they were computed.
+
+        Raises:
+          ValueError: as ``unroll``.
+        """
+        xs = inputs if time_major else jnp.moveaxis(inputs, -2, 0)
+        carry, ys = unroll(
+            self.cell,
+            jax.tree.map(lambda param: param[...], self.params, is_leaf=_is_param),
+            xs,
+            initial_carry,
+            lengths=seq_lengths,
+            noise=self._noise(xs),
+            reverse=reverse,
+            backward=self.backward,
+            remat=self.remat,
+        )
+        if reverse and not keep_order:
+            ys = _flip(ys, seq_lengths)
+        if not time_major:
+            ys = jnp.moveaxis(ys, 0, -2)
+        return (carry, ys) if return_carry else ys
+
+    def _noise(self, xs: Array) -> Any:
+        if self.noise_stream is None:
+            return None
+        return self.cell.noise(self.noise_stream(), xs.shape[0], xs.shape[1:-1])
+
+
+class Bidirectional(nnx.Module):
+    """Two layers over the same input, one in each direction, outputs side by side.
+
+    Args:
+      forward_rnn: run from the first step to the last.
+      backward_rnn: run from the last to the first; a module of its own.
+
+    Raises:
+      ValueError: if both are the same module, which would share its parameters unasked.
+
+    >>> from jaxrnn import GRU
+    >>> rngs = nnx.Rngs(0)
+    >>> layer = Bidirectional(RNN(GRU(4), 3, rngs=rngs), RNN(GRU(4), 3, rngs=rngs))
+    >>> layer(jnp.ones((2, 5, 3))).shape
+    (2, 5, 8)
+    """
+
+    def __init__(self, forward_rnn: RNN, backward_rnn: RNN) -> None:
+        if forward_rnn is backward_rnn:
+            raise ValueError("forward_rnn and backward_rnn must be two modules, got the same one twice")
+        self.forward_rnn = forward_rnn
+        self.backward_rnn = backward_rnn
+
+    def __call__(
+        self,
+        inputs: Inexact[Array, "..."],
+        *,
+        initial_carry: tuple[Carry, Carry] | None = None,
+        seq_lengths: Int[Array, "..."] | None = None,
+        return_carry: bool = False,
+        time_major: bool = False,
+    ) -> Any:
+        """Outputs, forward features first, or (pair of carries, outputs) with ``return_carry``.
+
+        Outputs stay at their positions. Arguments as in ``RNN``; raises as it does.
+        """
+        first, second = (None, None) if initial_carry is None else initial_carry
+        common: dict[str, Any] = {
+            "seq_lengths": seq_lengths,
+            "return_carry": True,
+            "time_major": time_major,
+        }
+        forward, ys = self.forward_rnn(inputs, initial_carry=first, **common)
+        backward, backward_ys = self.backward_rnn(
+            inputs, initial_carry=second, reverse=True, keep_order=True, **common
+        )
+        ys = jnp.concatenate([ys, backward_ys], axis=-1)
+        return ((forward, backward), ys) if return_carry else ys
+
+
+class StackedRNN(nnx.Module):
+    """Layers of one cell on top of each other, with dropout between them (Zaremba et al. 2014).
+
+    Args:
+      cell: the cell of every layer.
+      in_features: features of the input.
+      num_layers: number of layers.
+      bidirectional: whether every layer runs in both directions.
+      dropout: probability that a feature is dropped between layers; ``eval()`` switches it off.
+      backward: how gradients are taken, as in ``unroll``.
+      remat: memory policy, as in ``unroll``.
+      rngs: streams ``params`` and, with dropout, ``dropout``.
+
+    Raises:
+      ValueError: for sizes below 1 or a dropout outside [0, 1).
+
+    >>> from jaxrnn import LSTM
+    >>> stack = StackedRNN(LSTM(4), 3, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
+    >>> stack(jnp.ones((2, 5, 3))).shape
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        in_features: int,
+        *,
+        num_layers: int,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        backward: Backward = "autodiff",
+        remat: int | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        check_positive("num_layers", num_layers)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        directions = 2 if bidirectional else 1
+        in_sizes = [in_features] + [directions * cell.out_features] * (num_layers - 1)
+
+        def layer(size: int) -> RNN:
+            return RNN(cell, size, backward=backward, remat=remat, rngs=rngs)
+
+        self.layers = nnx.List(
+            [Bidirectional(layer(s), layer(s)) if bidirectional else layer(s) for s in in_sizes]
+        )
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+
+    def __call__(
+        self,
+        inputs: Inexact[Array, "..."],
+        *,
+        initial_carry: tuple[Any, ...] | None = None,
+        seq_lengths: Int[Array, "..."] | None = None,
+        return_carry: bool = False,
+        time_major: bool = False,
+    ) -> Any:
+        """The top layer's outputs, or (tuple of carries, outputs) with ``return_carry``.
+
+        Arguments as in ``RNN``, carries one a layer; raises as it does.
+        """
+        carries = []
+        ys = inputs
+        for index, layer in enumerate(self.layers):
+            carry, ys = layer(
+                ys if index == 0 else self.dropout(ys),
+                initial_carry=None if initial_carry is None else initial_carry[index],
+                seq_lengths=seq_lengths,
+                return_carry=True,
+                time_major=time_major,
+            )
+            carries.append(carry)
+        return (tuple(carries), ys) if return_carry else ys
+
+
+def _is_param(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Param)
+
+
+def _flip(ys: Array, lengths: Array | None) -> Array:
+    """The real steps of ``ys (time, *batch, features)`` in reverse order; padding stays behind them."""
+    if lengths is None:
+        return jnp.flip(ys, axis=0)
+    steps = jnp.arange(ys.shape[0]).reshape(-1, *(1 for _ in lengths.shape))
+    places = jnp.where(steps < lengths, lengths - 1 - steps, steps)
+    return jnp.take_along_axis(ys, places[..., None], axis=0)

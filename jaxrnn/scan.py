@@ -1,0 +1,99 @@
+"""The one masked step, its derivative, and its scan: what padding, resets and noise mean.
+
+Everything that runs through time goes through here, so that no two paths can disagree.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
+
+
+class Inputs(NamedTuple):
+    """What each step of a scan is given; every leaf leads with time. None stands for "nowhere"."""
+
+    xs: Array  # (time, *batch, in_features), zero where not valid
+    noise: Noise
+    valid: Bool[Array, "time *batch"] | None  # False at padding
+    resets: Bool[Array, "time *batch"] | None  # True where the carry starts afresh; never at padding
+
+
+def select(mask: Array | None, when_true: Any, when_false: Any) -> Any:
+    """Leaf by leaf ``when_true`` where ``mask (*batch)`` holds, else ``when_false``, whose dtypes rule."""
+
+    def choose(a: Array, b: Array) -> Array:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim)), a, b)
+
+    return jax.tree.map(choose, when_true, when_false)
+
+
+def zeros(tree: Any) -> Any:
+    """A tree of zeros like ``tree``."""
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def masked_step(
+    step: Callable[..., tuple], params: Params, initial: Carry, carry: Carry, inputs: Inputs
+) -> tuple[Carry, tuple[Array, Carry, tuple[Residuals, ...]]]:
+    """One step under padding and resets.
+
+    ``step`` is a cell's ``step`` or ``step_fwd``; ``inputs`` are those of one step. The carry is first
+    put back to ``initial`` where a reset stands; at padding it then stays as it was, and y is zero.
+
+    Returns:
+      the new carry, and (y, the carry that the step started from, the step's residuals if any).
+    """
+    before = carry if inputs.resets is None else select(inputs.resets, initial, carry)
+    after, y, *residuals = step(params, before, inputs.xs, inputs.noise)
+    if inputs.valid is not None:
+        after = select(inputs.valid, after, before)
+        y = select(inputs.valid, y, zeros(y))
+    return after, (y, before, tuple(residuals))
+
+
+def masked_step_bwd(
+    cell: Cell,
+    params: Params,
+    carry_before: Carry,
+    residuals: Residuals,
+    inputs: Inputs,
+    d_carry: Carry,
+    d_y: Array,
+) -> tuple[Carry, Deltas]:
+    """The derivative of ``masked_step``: its selections transposed, in reverse order.
+
+    At padding the gradient passes the step by and δ is zero; at a reset it ends.
+    """
+    d_after = d_carry
+    if inputs.valid is not None:
+        d_after = select(inputs.valid, d_carry, zeros(d_carry))
+        d_y = select(inputs.valid, d_y, zeros(d_y))
+    d_before, delta = cell.step_bwd(params, carry_before, residuals, d_after, d_y)
+    if inputs.valid is not None:
+        d_before = select(inputs.valid, d_before, d_carry)
+    if inputs.resets is not None:
+        d_before = select(inputs.resets, zeros(d_before), d_before)
+    return d_before, delta
+
+
+def scan_steps(
+    cell: Cell,
+    params: Params,
+    initial: Carry,
+    carry: Carry,
+    inputs: Inputs,
+    *,
+    reverse: bool,
+    scan_unroll: int,
+) -> tuple[Carry, Array]:
+    """The masked step over all time: last carry and outputs, for ``jax.grad`` to differentiate."""
+
+    def body(carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
+        carry, (y, _, _) = masked_step(cell.step, params, initial, carry, inputs)
+        return carry, y
+
+    return jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)
