@@ -30,9 +30,7 @@ def scan_bptt(
 
     ``initial`` and the noise are constants: their gradients are zero.
     """
-    return scan_steps(
-        cell, params, initial, carry, inputs, reverse=reverse, scan_unroll=scan_unroll
-    )
+    return scan_steps(cell, params, initial, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
 
 
 def _forward(
@@ -45,14 +43,10 @@ def _forward(
     inputs: Inputs,
 ) -> tuple[tuple[Carry, Array], tuple[Any, ...]]:
     def body(carry: Carry, inputs: Inputs) -> tuple[Carry, tuple]:
-        carry, (y, before, (residuals,)) = masked_step(
-            cell.step_fwd, params, initial, carry, inputs
-        )
+        carry, (y, before, (residuals,)) = masked_step(cell.step_fwd, params, initial, carry, inputs)
         return carry, (y, before, residuals)
 
-    carry, (ys, befores, residuals) = jax.lax.scan(
-        body, carry, inputs, reverse=reverse, unroll=scan_unroll
-    )
+    carry, (ys, befores, residuals) = jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)
     return (carry, ys), (params, inputs, befores, residuals)
 
 
@@ -68,9 +62,7 @@ def _backward(
 
     def body(d_carry: Carry, step: tuple) -> tuple[Carry, Any]:
         before, step_residuals, step_inputs, d_y = step
-        return masked_step_bwd(
-            cell, params, before, step_residuals, step_inputs, d_carry, d_y
-        )
+        return masked_step_bwd(cell, params, before, step_residuals, step_inputs, d_carry, d_y)
 
     d_carry, deltas = jax.lax.scan(
         body,

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Inexact, Int
 
 from jaxrnn.bptt import scan_bptt
@@ -19,11 +20,11 @@ Backward = Literal["autodiff", "bptt"]
 def unroll(
     cell: Cell,
     params: Params,
-    xs: Inexact[Array, "time *batch in_features"],
+    xs: Inexact[ArrayLike, "time *batch in_features"],
     carry: Carry | None = None,
     *,
-    lengths: Int[Array, "*batch"] | None = None,
-    resets: Bool[Array, "time *batch"] | None = None,
+    lengths: Int[ArrayLike, "*batch"] | None = None,
+    resets: Bool[ArrayLike, "time *batch"] | None = None,
     noise: Noise = None,
     reverse: bool = False,
     backward: Backward = "autodiff",
@@ -78,8 +79,7 @@ def unroll(
         raise ValueError(f'backward must be "autodiff" or "bptt", got {backward!r}')
     if backward == "bptt" and not cell.has_derivative:
         raise ValueError(
-            f'backward="bptt" needs a hand-derived derivative, and {cell} has none; '
-            'use backward="autodiff"'
+            f'backward="bptt" needs a hand-derived derivative, and {cell} has none; use backward="autodiff"'
         )
     if remat is not None:
         check_positive("remat", remat)
@@ -103,7 +103,7 @@ def bidirectional(
     forward_cell: Cell,
     backward_cell: Cell,
     params: tuple[Params, Params],
-    xs: Inexact[Array, "time *batch in_features"],
+    xs: Inexact[ArrayLike, "time *batch in_features"],
     carry: tuple[Carry, Carry] | None = None,
     *,
     noise: tuple[Noise, Noise] | None = None,
@@ -144,9 +144,7 @@ def bidirectional(
     return (forward_carry, backward_carry), jnp.concatenate([forward_ys, backward_ys], axis=-1)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("cell", "reverse", "backward", "remat", "scan_unroll")
-)
+@functools.partial(jax.jit, static_argnames=("cell", "reverse", "backward", "remat", "scan_unroll"))
 def _unroll(
     cell: Cell,
     params: Params,
@@ -179,9 +177,7 @@ def _unroll(
     def run(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
         if backward == "bptt":
             return scan_bptt(cell, reverse, scan_unroll, params, initial, carry, inputs)
-        return scan_steps(
-            cell, params, initial, carry, inputs, reverse=reverse, scan_unroll=scan_unroll
-        )
+        return scan_steps(cell, params, initial, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
 
     if remat is None or time <= remat:
         return run(params, carry, inputs)
@@ -233,15 +229,20 @@ def _match_varying(tree: Any) -> Any:
 
     Outside the custom derivative on purpose: autodiff then sums the gradient of what was replicated.
     """
-    axes: frozenset[str] = frozenset().union(
-        *(getattr(jax.typeof(leaf), "vma", frozenset()) for leaf in jax.tree.leaves(tree))
-    )
+    axes = frozenset[str]().union(*map(_varying_axes, jax.tree.leaves(tree)))
 
     def match(leaf: Array) -> Array:
-        missing = tuple(sorted(axes - jax.typeof(leaf).vma))
+        missing = tuple(sorted(axes - _varying_axes(leaf)))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(match, tree) if axes else tree
+
+
+def _varying_axes(leaf: Array) -> frozenset[str]:
+    """The mesh axes over which a value varies; JAX has had two names for them."""
+    kind = jax.typeof(leaf)
+    manual = getattr(kind, "manual_axis_type", None)
+    return getattr(kind, "vma", frozenset()) if manual is None else manual.varying
 
 
 def _checked_lengths(xs: Array, lengths: Any) -> Array:
@@ -259,9 +260,7 @@ def _checked_lengths(xs: Array, lengths: Any) -> Array:
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != xs.shape[1:-1]:
-        raise ValueError(
-            f"lengths must have the batch shape of xs {xs.shape[1:-1]}, got {lengths.shape}"
-        )
+        raise ValueError(f"lengths must have the batch shape of xs {xs.shape[1:-1]}, got {lengths.shape}")
     return lengths
 
 
@@ -278,9 +277,7 @@ def _check(
     if not jnp.issubdtype(xs.dtype, jnp.inexact):
         raise ValueError(f"xs must be floating-point, got {xs.dtype}")
     if xs.ndim < 2:
-        raise ValueError(
-            f"xs must be (time, *batch, in_features), of rank 2 or more, got shape {xs.shape}"
-        )
+        raise ValueError(f"xs must be (time, *batch, in_features), of rank 2 or more, got shape {xs.shape}")
     time, *batch_shape, in_features = xs.shape
     one_step = jax.ShapeDtypeStruct((*batch_shape, in_features), xs.dtype)
     if carry is None:
@@ -293,6 +290,4 @@ def _check(
         )
     for leaf in jax.tree.leaves(noise):
         if leaf.ndim < 1 or leaf.shape[0] != time:
-            raise ValueError(
-                f"every leaf of noise must lead with time {time}, got shape {leaf.shape}"
-            )
+            raise ValueError(f"every leaf of noise must lead with time {time}, got shape {leaf.shape}")

@@ -38,9 +38,7 @@ def test_step_equals_numpy(row: Row, batch_shape, dtype):
 def test_step_keeps_the_carrys_dtypes(row: Row, dtype):
     params = random_params(row.cell, dtype)
     for carry_dtype in ("bfloat16", "float32"):
-        carry = jax.tree.map(
-            lambda a, d=carry_dtype: a.astype(d), row.cell.initial_carry((2,), dtype)
-        )
+        carry = jax.tree.map(lambda a, d=carry_dtype: a.astype(d), row.cell.initial_carry((2,), dtype))
         after, y = jax.jit(row.cell.step)(params, carry, jnp.ones((2, IN_FEATURES), dtype))
         assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {jnp.dtype(carry_dtype)}
         assert y.dtype == dtype
@@ -133,9 +131,9 @@ class TestBadInput:
             make(size)
 
     def test_options(self):
-        with pytest.raises(ValueError, match="activation must be one of tanh, sigmoid, relu, got 'gelu'"):
+        with pytest.raises(ValueError, match=r"activation must be one of tanh, sigmoid, relu, got 'gelu'"):
             jaxrnn.Elman(3, activation="gelu")
-        with pytest.raises(ValueError, match="reset must be .* got 'never'"):
+        with pytest.raises(ValueError, match=r"reset must be .* got 'never'"):
             jaxrnn.GRU(3, reset="never")
         with pytest.raises(ValueError, match="Stack needs at least one cell"):
             jaxrnn.Stack([])
@@ -149,11 +147,11 @@ class TestBadInput:
             cell.step(params, carry, jnp.ones((2, 4)))
         with pytest.raises(ValueError, match=r"leaf \.h should have shape \(7, 5\), got \(2, 5\)"):
             cell.step(params, carry, jnp.ones((7, 3)))
-        with pytest.raises(ValueError, match="expects x as floating-point .* got int32"):
+        with pytest.raises(ValueError, match=r"expects x as floating-point .* got int32"):
             cell.step(params, carry, jnp.ones((2, 3), int))
-        with pytest.raises(ValueError, match="expected the structure .*LSTMCarry.* got .*ElmanCarry"):
+        with pytest.raises(ValueError, match=r"expected the structure .*LSTMCarry.* got .*ElmanCarry"):
             cell.step(params, jaxrnn.Elman(5).initial_carry((2,)), jnp.ones((2, 3)))
-        with pytest.raises(ValueError, match="expected the structure .*GRUParams.* got .*LSTMParams"):
+        with pytest.raises(ValueError, match=r"expected the structure .*GRUParams.* got .*LSTMParams"):
             jaxrnn.GRU(5).step(params, carry, jnp.ones((2, 3)))
 
     def test_a_cell_without_its_parts_says_which(self):

@@ -54,9 +54,7 @@ class Cell:
         """Draw the parameters for inputs of ``in_features``, as a pytree of arrays of ``dtype``."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")
 
-    def initial_carry(
-        self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
-    ) -> Carry:
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> Carry:
         """The carry before the first step, every leaf ``(*batch_shape, ...)``."""
         raise NotImplementedError(f"{type(self).__name__} does not define initial_carry")
 
@@ -120,9 +118,7 @@ class Cell:
         expected = _expected_params(self, x.shape[-1])
         check_shapes(f"params for inputs of {x.shape[-1]} features", expected, params)
         batch_shape = tuple(x.shape[:-1])
-        check_shapes(
-            f"carry for batch shape {batch_shape}", _expected_carry(self, batch_shape), carry
-        )
+        check_shapes(f"carry for batch shape {batch_shape}", _expected_carry(self, batch_shape), carry)
 
 
 @dataclass(frozen=True)

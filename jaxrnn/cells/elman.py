@@ -78,9 +78,7 @@ class Elman(AffineCell):
             known = ", ".join(_ACTIVATIONS)
             raise ValueError(f"activation must be one of {known}, got {self.activation!r}")
 
-    def init(
-        self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32
-    ) -> ElmanParams:
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32) -> ElmanParams:
         """LeCun-normal input weights, orthogonal recurrent weights, zero bias."""
         key_ih, key_hh = jax.random.split(key)
         return ElmanParams(
@@ -89,9 +87,7 @@ class Elman(AffineCell):
             b=jnp.zeros(self.hidden_size, dtype),
         )
 
-    def initial_carry(
-        self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
-    ) -> ElmanCarry:
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> ElmanCarry:
         """Zeros ``(*batch_shape, hidden_size)``."""
         return ElmanCarry(h=jnp.zeros((*batch_shape, self.hidden_size), dtype))
 

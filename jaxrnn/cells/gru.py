@@ -89,9 +89,7 @@ class GRU(SizedCell):
         if self.reset not in get_args(Reset):
             raise ValueError(f'reset must be "after" or "before", got {self.reset!r}')
 
-    def init(
-        self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32
-    ) -> GRUParams:
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32) -> GRUParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, zero biases."""
         key_ih, key_hh = jax.random.split(key)
         n = self.hidden_size
@@ -102,9 +100,7 @@ class GRU(SizedCell):
             b_hh=jnp.zeros(3 * n, dtype) if self.reset == "after" else None,
         )
 
-    def initial_carry(
-        self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
-    ) -> GRUCarry:
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> GRUCarry:
         """Zeros ``(*batch_shape, hidden_size)``."""
         return GRUCarry(h=jnp.zeros((*batch_shape, self.hidden_size), dtype))
 

@@ -78,9 +78,7 @@ class Stack(Cell):
     def noise(self, key: Key[Array, ""], time: int, batch_shape: Sequence[int] = ()) -> Noise:
         """The layers' own noise, each from a key of its own; None where no layer uses any."""
         keys = jax.random.split(key, len(self.cells))
-        noises = tuple(
-            cell.noise(k, time, batch_shape) for cell, k in zip(self.cells, keys, strict=True)
-        )
+        noises = tuple(cell.noise(k, time, batch_shape) for cell, k in zip(self.cells, keys, strict=True))
         return noises if jax.tree.leaves(noises) else None
 
     def step_fwd(
@@ -92,9 +90,7 @@ class Stack(Cell):
         for layer, cell in enumerate(self.cells):
             layer_noise = None if noise is None else noise[layer]
             x = y
-            layer_carry, y, layer_residuals = cell.step_fwd(
-                params[layer], carry[layer], x, layer_noise
-            )
+            layer_carry, y, layer_residuals = cell.step_fwd(params[layer], carry[layer], x, layer_noise)
             after.append(layer_carry)
             residuals.append((x, layer_residuals))
         return tuple(after), y, tuple(residuals)
@@ -135,9 +131,7 @@ class Stack(Cell):
                 d_y = cell.input_grads(params[layer], layer_residuals, deltas[layer])
         return tuple(d_before), tuple(deltas)
 
-    def input_grads(
-        self, params: tuple[Params, ...], residuals: Residuals, deltas: Deltas
-    ) -> Array:
+    def input_grads(self, params: tuple[Params, ...], residuals: Residuals, deltas: Deltas) -> Array:
         """The bottom layer's input gradient."""
         _, bottom = residuals[0]
         return self.cells[0].input_grads(params[0], bottom, deltas[0])

@@ -53,7 +53,6 @@ def greedy(
     >>> greedy(step, jnp.zeros(1), start=0, max_length=4).tokens
     Array([[1, 0, 1, 0]], dtype=int32)
     """
-
     return _decode(step, state, start, end, max_length, context, None, _Choice())
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 from numpy.typing import DTypeLike
 
@@ -93,8 +94,7 @@ class LanguageModel:
         return LanguageModelParams(
             embedding=embedding,
             layers=tuple(
-                cell.init(k, size, dtype)
-                for cell, k, size in zip(self.cells, keys, in_sizes, strict=False)
+                cell.init(k, size, dtype) for cell, k, size in zip(self.cells, keys, in_sizes, strict=False)
             ),
             w_out=w_out,
             b_out=jnp.zeros(self.vocabulary_size, dtype),
@@ -109,11 +109,11 @@ class LanguageModel:
     def apply(
         self,
         params: LanguageModelParams,
-        tokens: Int[Array, "time *batch"],
+        tokens: Int[ArrayLike, "time *batch"],
         carry: tuple[Carry, ...] | None = None,
         *,
-        lengths: Int[Array, "*batch"] | None = None,
-        resets: Bool[Array, "time *batch"] | None = None,
+        lengths: Int[ArrayLike, "*batch"] | None = None,
+        resets: Bool[ArrayLike, "time *batch"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[tuple[Carry, ...], Float[Array, "time *batch vocabulary"]]:
         """The logits of every next token.

@@ -83,9 +83,7 @@ class Checkpoints:
         self._manager.save(
             step,
             metrics={"loss": float(loss)},
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
-            ),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
         )
 
     def record(self, step: int | None) -> dict[str, Any]:
@@ -111,9 +109,7 @@ class Checkpoints:
                     f"{shape}, got {saved.get(path, 'nothing')}"
                 )
         target = jax.tree.map(_abstract, like)
-        loaded = self._load(
-            step, state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
-        )
+        loaded = self._load(step, state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
         return loaded.state, loaded.record
 
     def _load(self, step: int | None, **items: Any) -> Any:
@@ -126,9 +122,7 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"checkpoint {step} in {self.directory} is damaged: {reason}"
-            ) from error
+            raise ValueError(f"checkpoint {step} in {self.directory} is damaged: {reason}") from error
 
 
 def _loss(metrics: dict[str, float]) -> float:

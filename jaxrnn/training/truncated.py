@@ -49,9 +49,7 @@ def truncated_step(
     def train_step(state: TrainState, chunk: Any) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(state.key, state.step)
         carry = jax.lax.stop_gradient(state.carry)
-        (value, carry), grads = jax.value_and_grad(loss, has_aux=True)(
-            state.params, carry, chunk, key
-        )
+        (value, carry), grads = jax.value_and_grad(loss, has_aux=True)(state.params, carry, chunk, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = StepMetrics(value, optax.tree.norm(grads))
