@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Inexact, Int
 
 from jaxrnn.bptt import scan_bptt
-from jaxrnn.cells.cell import Carry, Cell, Noise, Params, check_positive
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params
+from jaxrnn.checks import check_positive
 from jaxrnn.scan import Inputs, scan_steps, select, zeros
 
 Backward = Literal["autodiff", "bptt"]

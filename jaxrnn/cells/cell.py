@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Key
 from numpy.typing import DTypeLike
 
+from jaxrnn.checks import check_positive, check_shapes
+
 # Pytrees whose structure the cell decides.
 Params = Any
 Carry = Any
@@ -144,26 +146,6 @@ class SizedCell(Cell):
     def compute_dtype(self, *operands: Any) -> jnp.dtype:
         """The dtype in which a step is computed."""
         return jnp.result_type(*jax.tree.leaves(operands)) if self.dtype is None else self.dtype
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-
-def check_shapes(what: str, expected: Any, actual: Any) -> None:
-    """Raise ValueError, naming the leaf, unless two pytrees have the same structure and shapes."""
-    expected_leaves, expected_tree = jax.tree_util.tree_flatten_with_path(expected)
-    actual_leaves, actual_tree = jax.tree_util.tree_flatten_with_path(actual)
-    if expected_tree != actual_tree:
-        raise ValueError(f"{what}: expected the structure {expected_tree}, got {actual_tree}")
-    for (path, want), (_, got) in zip(expected_leaves, actual_leaves, strict=True):
-        if tuple(want.shape) != tuple(jnp.shape(got)):
-            raise ValueError(
-                f"{what}: leaf {jax.tree_util.keystr(path) or 'itself'} should have shape "
-                f"{tuple(want.shape)}, got {tuple(jnp.shape(got))}"
-            )
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.cells.cell import check_positive
+from jaxrnn.checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Chunk(NamedTuple):
     inputs: np.ndarray  # (time, streams) int32
     targets: np.ndarray  # (time, streams) int32, the inputs one position later
     mask: np.ndarray  # (time, streams) bool, False past the end of the text
-    starts: np.ndarray  # (time, streams) bool, True where a stream begins anew: the resets of unroll
+    first: np.ndarray  # () bool, True where every stream begins anew
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Streams:
             inputs=np.where(mask, self.ids[places], 0),
             targets=np.where(mask, self.ids[places + 1], 0),
             mask=mask,
-            starts=np.broadcast_to(steps == 0, mask.shape),
+            first=np.asarray(index == 0),
         )
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Inexact, Int
 
-from jaxrnn.cells.cell import Carry, Cell, check_positive
+from jaxrnn.cells.cell import Carry, Cell
+from jaxrnn.checks import check_fraction, check_positive
 from jaxrnn.recurrence import Backward, unroll
 
 
@@ -180,8 +181,7 @@ class StackedRNN(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         check_positive("num_layers", num_layers)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        check_fraction("dropout", dropout)
         directions = 2 if bidirectional else 1
         in_sizes = [in_features] + [directions * cell.out_features] * (num_layers - 1)
 

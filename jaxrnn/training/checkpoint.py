@@ -21,6 +21,7 @@ class Checkpoints:
 
     Args:
       directory: created if need be.
+      read_only: only look; another process may be writing.
 
     >>> import tempfile, jax.numpy as jnp, optax
     >>> from jaxrnn.training.state import init_state
@@ -32,18 +33,22 @@ class Checkpoints:
     ({'position': 7}, Array([1., 1.], dtype=float32))
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_names=("state", "record"),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "record": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 best_fn=_loss,
                 best_mode="min",
                 preservation_policy=AnyPreservationPolicy(
                     [LatestN(1), BestN(get_metric_fn=_loss, reverse=True, n=1)]
                 ),
-                cleanup_tmp_directories=True,
+                create=not read_only,
+                cleanup_tmp_directories=not read_only,
                 enable_async_checkpointing=False,
             ),
         )

@@ -1,0 +1,126 @@
+"""Text corpora by name or by path, and the data directory in which named data sets lie.
+
+The directory is ``$JAXRNN_DATA``, else the user's cache folder; files lie there as ``<data set>/<file>``.
+"""
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pooch
+
+
+class RemoteFile(NamedTuple):
+    """Where a file comes from, and what it must hold."""
+
+    file: str
+    url: str
+    sha256: str
+
+
+CORPORA: Mapping[str, RemoteFile] = {
+    # Karpathy's excerpt of Shakespeare's plays: 1,115,394 characters, 65 distinct; public domain.
+    "tiny_shakespeare": RemoteFile(
+        "input.txt",
+        "https://raw.githubusercontent.com/karpathy/char-rnn/"
+        "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+    # The text of Karpathy et al. 2015, with LF line ends and no byte-order mark; public domain.
+    "war_and_peace": RemoteFile(
+        "warpeace_input.txt",
+        "https://raw.githubusercontent.com/MrHereward/machine_learning_sandbox/"
+        "2d0fdf30f4afbcf01c1b8c7b408e738a0161d613/warpeace_input.txt",
+        "b0fc81c399971eaf738c8be89809e6a0d95c151749112b04f06b6af648d8a39f",
+    ),
+}
+
+STANDARD_LIBRARY = "stdlib"
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+def data_directory() -> Path:
+    """``$JAXRNN_DATA``, or the user's cache folder."""
+    return Path(os.environ.get("JAXRNN_DATA") or pooch.os_cache("jaxrnn"))
+
+
+def fetch(name: str, remote: RemoteFile) -> Path:
+    """The file of a named data set: the one in the data directory, else downloaded there.
+
+    Raises:
+      ValueError: if the file's SHA-256 is not the known one, or it is not there and cannot be downloaded.
+    """
+    path = data_directory() / name / remote.file
+    try:
+        if not path.exists():
+            pooch.retrieve(
+                remote.url, f"sha256:{remote.sha256}", remote.file, path.parent, progressbar=True
+            )
+    except OSError as error:
+        raise ValueError(
+            f"{name} is not in the data directory and cannot be downloaded from {remote.url}: {error}\n"
+            f"Put the file at {path}, or set JAXRNN_DATA to a directory that holds {name}/{remote.file}."
+        ) from error
+    digest = pooch.file_hash(str(path))
+    if digest != remote.sha256:
+        raise ValueError(f"{path} has SHA-256 {digest}, expected {remote.sha256}; remove it and try again")
+    return path
+
+
+def load_text(corpus: str) -> str:
+    """The text of ``stdlib``, of a named corpus, or of a UTF-8 file.
+
+    Raises:
+      ValueError: if it is none of these, or the file is empty or not UTF-8 text.
+    """
+    if corpus == STANDARD_LIBRARY:
+        return standard_library()
+    if corpus in CORPORA:
+        return read_text(fetch(corpus, CORPORA[corpus]))
+    if not Path(corpus).is_file():
+        known = ", ".join([STANDARD_LIBRARY, *CORPORA])
+        raise ValueError(f"corpus {corpus!r} is neither a file nor one of {known}")
+    return read_text(Path(corpus))
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, line ends as LF, without a byte-order mark.
+
+    Raises:
+      ValueError: for a file that is missing, empty, or not UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if "\0" in text:
+        raise ValueError(f"{path} is not text: it holds a zero byte at character {text.index(chr(0))}")
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text
+
+
+def standard_library(root: Path | None = None) -> str:
+    """The running Python's own standard library as one text of about 10 million characters.
+
+    Whole files that are ASCII, tests left out, in an order drawn from their names alone: the same
+    Python gives the same text everywhere, and the text's last part holds files of every kind.
+
+    Raises:
+      ValueError: if this Python comes without its sources.
+    """
+    root = Path(sysconfig.get_path("stdlib")) if root is None else root
+    files = {}
+    for path in root.rglob("*.py"):
+        name = path.relative_to(root)
+        if not _LEFT_OUT.intersection(name.parts) and (content := path.read_bytes()).isascii():
+            files[name.as_posix()] = content.decode("ascii").replace("\r\n", "\n")
+    if not files:
+        raise ValueError(f"this Python has no library sources under {root}; name a corpus or a text file")
+    order = sorted(files, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return "\n".join(files[name] for name in order)

@@ -1,0 +1,71 @@
+"""Command lines from dataclasses: sub-commands, resumed settings, and errors without tracebacks."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tyro
+
+from experiments.harness.devices import use_all_cores
+from experiments.harness.run import NOT_OF_THE_RUN, load_config
+
+
+def main(
+    description: str,
+    commands: Mapping[str, tuple[type, Callable[[Any], None]]],
+    arguments: list[str] | None = None,
+) -> None:
+    """Run one of several sub-commands, the first of which is the default; exits with 2 on bad input.
+
+    Args:
+      description: the experiment's docstring.
+      commands: by name, a frozen dataclass of settings and the function that takes it.
+      arguments: the command line; by default the process's own.
+    """
+    use_all_cores()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    default = next(iter(commands))
+    if arguments and arguments[0] in commands:
+        name, arguments = arguments[0], arguments[1:]
+    elif arguments and not arguments[0].startswith("-"):
+        _fail(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
+    else:
+        name = default
+        if {"-h", "--help"}.intersection(arguments):
+            others = [command for command in commands if command != default]
+            description += f"\n\nOther commands (COMMAND --help): {', '.join(others)}."
+    settings, run = commands[name]
+    try:
+        run(_parse(settings, arguments, description if name == default else None))
+    except ValueError as error:
+        _fail(str(error))
+    except FloatingPointError as error:
+        _fail(str(error), code=1)
+    except KeyboardInterrupt:
+        _fail("interrupted", code=130)
+
+
+def _parse(settings: type, arguments: list[str], description: str | None) -> Any:
+    """Settings from the command line; with ``--resume`` those of the run, which may not differ."""
+    given = tyro.cli(settings, args=arguments, description=description)
+    if not getattr(given, "resume", False):
+        return given
+    if given.out is None:
+        raise ValueError("--resume needs --out DIR, the run to continue")
+    saved = load_config(given.out)
+    names = {field.name for field in dataclasses.fields(settings)} - NOT_OF_THE_RUN
+    of_the_run = dataclasses.replace(given, **{name: saved[name] for name in names & saved.keys()})
+    asked = tyro.cli(settings, args=arguments, default=of_the_run)
+    for name in sorted(names):
+        if getattr(asked, name) != getattr(of_the_run, name):
+            raise ValueError(
+                f"--resume: {name} is {getattr(of_the_run, name)!r} in the run in {given.out}, "
+                f"got {getattr(asked, name)!r}"
+            )
+    return asked
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,35 @@
+"""Data parallelism over the host's devices: every core of a CPU, or every GPU."""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Below this many sequences a device, waiting for the others costs more than they help.
+LEAST_SEQUENCES_PER_DEVICE = 8
+
+
+def use_all_cores() -> None:
+    """Make every core a JAX device; before JAX starts, and without effect where there is a GPU."""
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def batch_mesh(batch_size: int) -> Mesh:
+    """A mesh with one axis, ``batch``, over as many devices as divide the batch and pay off."""
+    most = min(len(jax.devices()), max(1, batch_size // LEAST_SEQUENCES_PER_DEVICE))
+    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
+    return jax.make_mesh(
+        (count,), ("batch",), axis_types=(AxisType.Auto,), devices=np.array(jax.devices()[:count])
+    )
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A copy on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(tree: Any, mesh: Mesh, axis: int) -> Any:
+    """The given axis of every leaf split over the devices."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch")))

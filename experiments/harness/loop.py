@@ -1,0 +1,191 @@
+"""The training loop: progress, metrics, checkpoints, and an orderly end on signals."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+from experiments.harness.progress import TrainingBar, training_bar
+from experiments.harness.run import Metrics, check_same_config
+from jaxrnn.training.checkpoint import Checkpoints
+from jaxrnn.training.state import TrainState
+
+LOG_EVERY = 50  # steps
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What the loop needs to know of an experiment.
+
+    ``evaluate(state)`` returns figures for the metrics, among them ``criterion``, the lower the better;
+    it is called every ``evaluate_every`` steps and at the end, and may write samples or plots.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
+    chunk: Callable[[int], Any]  # the data at a position
+    evaluate: Callable[[TrainState], dict[str, float]]
+    criterion: str
+    steps: int
+    evaluate_every: int
+    checkpoint_every: int
+    items_per_step: int
+    unit: str  # of loss, "nats per character" say
+    tensorboard: bool = False
+
+
+@dataclass
+class _Progress:
+    """What a resumed run must remember besides the state; JSON beside the checkpoint."""
+
+    position: int = 0
+    seconds: float = 0.0
+    window: list[float] = field(default_factory=list)  # losses since the last line of metrics
+
+
+def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, float]:
+    """Train to ``loop.steps``, from the latest checkpoint on with ``resume``.
+
+    Returns:
+      the state, and the seconds of training in all runs so far, evaluation included.
+
+    Raises:
+      FloatingPointError: when the loss or the gradient is not finite; names the last good checkpoint.
+      SystemExit: after SIGINT or SIGTERM, once the state is saved.
+      ValueError: if the checkpoint is damaged or of another run.
+    """
+    progress = _Progress()
+    with Checkpoints(loop.directory / "checkpoints") as checkpoints:
+        if resume and checkpoints.latest is not None:
+            state, record = checkpoints.restore(checkpoints.latest, like=state)
+            check_same_config(record.pop("config"), loop.config, loop.directory)
+            progress = _Progress(**record)
+        metrics = Metrics(loop.directory / "metrics.jsonl")
+        metrics.forget_after(int(state.step))
+        with (
+            _stop_on_signal() as stopped,
+            training_bar(loop.steps, loop.unit) as bar,
+            _events(loop) as events,
+        ):
+            session = _Session(loop, state, progress, checkpoints, metrics, bar, events)
+            while session.step < loop.steps and not stopped:
+                session.advance()
+            session.save()
+    if stopped and session.step < loop.steps:
+        print(
+            f"stopped at step {session.step} of {loop.steps} and saved; "
+            f"continue with --out {loop.directory} --resume"
+        )
+        raise SystemExit(128 + stopped[0])
+    return session.state, progress.seconds
+
+
+class _Session:
+    """One process's part of a run."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        state: TrainState,
+        progress: _Progress,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+        bar: TrainingBar,
+        events: Any,
+    ) -> None:
+        self.loop, self.state, self.progress = loop, state, progress
+        self.checkpoints, self.metrics, self.bar, self.events = checkpoints, metrics, bar, events
+        self.step = int(state.step)
+        self.clock = self.saved_at = self.logged_at = time.monotonic()
+
+    def advance(self) -> None:
+        """One step, and whatever is due after it."""
+        loop = self.loop
+        self.state, measured = loop.train_step(self.state, loop.chunk(self.progress.position))
+        # One step in flight at a time: XLA's collectives between CPU devices can lock up otherwise.
+        loss, grad_norm = float(measured.loss), float(measured.grad_norm)
+        self.step += 1
+        self.progress.position += 1
+        self._tick()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise FloatingPointError(self._not_finite(loss, grad_norm))
+        self.progress.window.append(loss)
+        last = self.step == loop.steps
+        if self.step % LOG_EVERY == 0 or last:
+            self._log_training(grad_norm)
+        if self.step % loop.evaluate_every == 0 or last:
+            self._evaluate()
+        elif self.step % loop.checkpoint_every == 0 or self.clock - self.saved_at > CHECKPOINT_SECONDS:
+            self.save()
+
+    def save(self, loss: float = math.inf) -> None:
+        """Save a checkpoint, unless this step has one."""
+        record = {"config": self.loop.config, **vars(self.progress)}
+        self.checkpoints.save(self.state, record, loss)
+        self.saved_at = time.monotonic()
+
+    def _log_training(self, grad_norm: float) -> None:
+        window = self.progress.window
+        rate = len(window) * self.loop.items_per_step / (self.clock - self.logged_at)
+        loss = float(np.mean(window))
+        window.clear()
+        self._log({"loss": loss, "grad_norm": grad_norm, "items_per_second": rate})
+        self.bar.update(self.step, loss, rate)
+        self.logged_at = self.clock
+
+    def _evaluate(self) -> None:
+        figures = self.loop.evaluate(self.state)
+        self._tick()
+        self._log(figures)
+        self.bar.evaluated(self.step, figures)
+        self.save(figures[self.loop.criterion])
+        self._tick()
+        self.logged_at = self.clock
+
+    def _log(self, figures: dict[str, float]) -> None:
+        self.metrics.append({"step": self.step, **figures, "seconds": self.progress.seconds})
+        if self.events is not None:
+            for name, value in figures.items():
+                self.events.add_scalar(name, value, self.step)
+
+    def _tick(self) -> None:
+        """Count the time since the last tick as time of training."""
+        now = time.monotonic()
+        self.progress.seconds += now - self.clock
+        self.clock = now
+
+    def _not_finite(self, loss: float, grad_norm: float) -> str:
+        last = self.checkpoints.latest
+        saved = "nothing was saved yet"
+        if last is not None:
+            saved = f"the last good checkpoint is {self.checkpoints.directory / str(last)}"
+        return (
+            f"training stopped at step {self.step}: loss {loss}, gradient norm {grad_norm}; {saved}. "
+            "Try a lower --learning-rate or a smaller --clip-norm."
+        )
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """A list that receives the number of a SIGINT or SIGTERM."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
+
+
+def _events(loop: Loop) -> Any:
+    return tensorboardX.SummaryWriter(str(loop.directory)) if loop.tensorboard else nullcontext()

@@ -1,0 +1,140 @@
+"""The folder that a run leaves behind."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# Settings that may differ between a run and its continuation.
+NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every"}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is never seen half written; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that is never seen half written."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def default_directory(experiment: str) -> Path:
+    """``out/<experiment>/<date-time>``."""
+    return Path("out") / experiment / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def check_out(directory: Path, *, resume: bool) -> None:
+    """Raise ValueError if a new run would overwrite something; nothing is written yet."""
+    if resume or not directory.exists():
+        return
+    if not directory.is_dir() or any(directory.iterdir()):
+        what = "already holds a run" if (directory / "config.json").is_file() else "is not empty"
+        raise ValueError(f"{directory} {what}; give --resume to continue a run, or another --out")
+
+
+def create(directory: Path, config: dict[str, Any]) -> None:
+    """Make the folder of a new run, with its ``config.json`` in it from the first moment on."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=directory.name + ".", dir=directory.parent))
+    try:
+        write_json(temporary / "config.json", config)
+        temporary.chmod(0o755)
+        temporary.rename(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def load_config(directory: Path) -> dict[str, Any]:
+    """The settings of the run in a folder.
+
+    Raises:
+      ValueError: if it holds no run.
+    """
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} holds no run: there is no config.json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def config_record(config: Any) -> dict[str, Any]:
+    """The settings of a run as JSON, without those that only say where and whether to continue."""
+    record = dataclasses.asdict(config)
+    return {name: value for name, value in record.items() if name not in {"out", "resume"}}
+
+
+def check_same_config(saved: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:
+    """Raise ValueError, naming the field, if a checkpoint belongs to a run with other settings."""
+    for name in expected.keys() - NOT_OF_THE_RUN:
+        if saved.get(name) != expected[name]:
+            raise ValueError(
+                f"the checkpoint in {directory} belongs to another configuration: "
+                f"{name} should be {expected[name]!r}, got {saved.get(name)!r}"
+            )
+
+
+class Metrics:
+    """The lines of ``metrics.jsonl``: one JSON object each, appended as training goes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Add a line and flush it."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        return list(self._lines())
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines past a step, which a resumed run will write again."""
+        kept = [line for line in self._lines() if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:  # a last line cut off by a kill
+                return
+
+
+def environment() -> dict[str, Any]:
+    """What a figure depends on besides the settings: device, cores, versions."""
+    packages = ["jax", "jaxlib", "flax", "optax", "numpy"]
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": len(jax.devices()),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")

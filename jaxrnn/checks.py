@@ -1,0 +1,32 @@
+"""Checks of what users hand in: each raises a ValueError that says what was expected and what came."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise ValueError unless ``value`` is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def check_shapes(what: str, expected: Any, actual: Any) -> None:
+    """Raise ValueError, naming the leaf, unless two pytrees have the same structure and shapes."""
+    expected_leaves, expected_tree = jax.tree_util.tree_flatten_with_path(expected)
+    actual_leaves, actual_tree = jax.tree_util.tree_flatten_with_path(actual)
+    if expected_tree != actual_tree:
+        raise ValueError(f"{what}: expected the structure {expected_tree}, got {actual_tree}")
+    for (path, want), (_, got) in zip(expected_leaves, actual_leaves, strict=True):
+        if tuple(want.shape) != tuple(jnp.shape(got)):
+            raise ValueError(
+                f"{what}: leaf {jax.tree_util.keystr(path) or 'itself'} should have shape "
+                f"{tuple(want.shape)}, got {tuple(jnp.shape(got))}"
+            )
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value}")
