@@ -135,6 +135,7 @@ class LanguageModel:
         Raises:
           ValueError: for shapes that do not fit (``unroll``).
         """
+        tokens = jnp.asarray(tokens)
         keys = None if key is None else jax.random.split(key, len(self.cells) + 1)
         time, batch_shape = tokens.shape[0], tokens.shape[1:]
         ys = self._embed(params, tokens)
