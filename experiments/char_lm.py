@@ -130,12 +130,17 @@ class Evaluate:
 
 def train_command(config: Train) -> None:
     """Data, model, loop, result."""
+    for name in ("steps", "evaluate_every", "checkpoint_every"):
+        check_positive(name, getattr(config, name))
     out = config.out or runs.default_directory("char_lm")
     runs.check_out(out, resume=config.resume)
     text = load_text(config.corpus)
     vocabulary = Vocabulary.of(text)
-    train_ids, valid_ids, test_ids = split(text, vocabulary, config)
+    train_ids, valid_ids, test_ids = split_in_order(
+        vocabulary.encode(text), config.valid_fraction, config.test_fraction
+    )
     streams = Streams(train_ids, config.batch_size, config.chunk_length)
+    check_measurable(config, valid=valid_ids, test=test_ids)
     model = build_model(config, len(vocabulary))
     training = build_training(config, model)
     record = runs.config_record(config) | {"corpus_sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -171,16 +176,14 @@ def train_command(config: Train) -> None:
     finish(out, seconds, config, {"valid": valid_ids, "test": test_ids})
 
 
-def split(text: str, vocabulary: Vocabulary, config: Train) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training, validation and test text as ids, each long enough to be measured."""
-    parts = split_in_order(vocabulary.encode(text), config.valid_fraction, config.test_fraction)
-    for name, part in zip(("valid", "test"), parts[1:], strict=True):
+def check_measurable(config: Train, **parts: np.ndarray) -> None:
+    """Raise ValueError unless each held-out part has a character to predict and one before it."""
+    for name, part in parts.items():
         if len(part) < 2:
             raise ValueError(
-                f"a text of {len(text)} characters leaves {len(part)} for --{name}-fraction "
+                f"{config.corpus} leaves {len(part)} characters for --{name}-fraction "
                 f"{getattr(config, name + '_fraction')}, and at least 2 are needed"
             )
-    return parts
 
 
 def build_model(config: Train, vocabulary_size: int) -> LanguageModel:
@@ -299,10 +302,13 @@ def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray
     runs.write_text(out / "samples.txt", "\n\n".join(samples))
     for text in samples:
         print(f"\n--- sample {'-' * 60}\n{text}")
+    print("-" * 71)
     print(
-        f"{'-' * 71}\nvalid {summary['valid_nats_per_char']:.4f}, test {summary['test_nats_per_char']:.4f} "
-        f"nats per character ({summary['bits_per_char']:.3f} bits); {config.steps} steps in {seconds:.0f} s; "
-        f"all in {out}"
+        f"valid {summary['valid_nats_per_char']:.4f}, test {summary['test_nats_per_char']:.4f} nats per",
+        end="",
+    )
+    print(
+        f" character ({summary['bits_per_char']:.3f} bits); {config.steps} steps in {seconds:.0f} s; see {out}"
     )
 
 

@@ -29,7 +29,9 @@ def made(**options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"embedding_size": 7}, {"embedding_size": 4, "tied": True}], ids=["one-hot", "free", "tied"]
+    "options",
+    [{}, {"embedding_size": 7}, {"embedding_size": 4, "tied": True}],
+    ids=["one-hot", "free", "tied"],
 )
 def test_apply_is_embedding_unrolls_and_output(options):
     """Against the parts put together by hand, and against one token at a time."""

@@ -1,4 +1,4 @@
-"""Outputs and gradients equal torch's: random biases, packed ragged batches, both directions, two layers."""
+"""Outputs and gradients equal torch's: random biases, ragged batches, both directions, two layers."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ LENGTHS = np.array([9, 7, 4, 1])  # torch cannot pack a length of 0
 
 PEERS = {
     "elman-tanh": (jaxrnn.Elman(HIDDEN), lambda *a, **k: torch.nn.RNN(*a, nonlinearity="tanh", **k)),
-    "elman-relu": (jaxrnn.Elman(HIDDEN, "relu"), lambda *a, **k: torch.nn.RNN(*a, nonlinearity="relu", **k)),
+    "elman-relu": (
+        jaxrnn.Elman(HIDDEN, "relu"),
+        lambda *a, **k: torch.nn.RNN(*a, nonlinearity="relu", **k),
+    ),
     "lstm": (jaxrnn.LSTM(HIDDEN), torch.nn.LSTM),
     "gru": (jaxrnn.GRU(HIDDEN), torch.nn.GRU),
 }

@@ -176,7 +176,7 @@ class TestCheckpoints:
             with pytest.raises(ValueError, match=r"params/w_ih should have shape \(4, 12\), got \(3, 12\)"):
                 checkpoints.restore(1, like=other)
             params = random_params(jaxrnn.LSTM(4), "float32", IN)
-            with pytest.raises(ValueError, match="params/.* should have shape"):
+            with pytest.raises(ValueError, match=r"params/.* should have shape"):
                 checkpoints.restore(1, like=self.state()._replace(params=params))
 
     def test_a_truncated_file_is_damage(self, tmp_path):
@@ -185,5 +185,6 @@ class TestCheckpoints:
         for path in tmp_path.rglob("*"):
             if path.is_file() and path.stat().st_size > 200 and "/d/" in path.as_posix():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="checkpoint 1 .*is damaged"):
-            checkpoints.restore(1, like=self.state())
+        with Checkpoints(tmp_path) as checkpoints:
+            with pytest.raises(ValueError, match=r"checkpoint 1 .*is damaged"):
+                checkpoints.restore(1, like=self.state())

@@ -44,7 +44,7 @@ _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__
 
 def data_directory() -> Path:
     """``$JAXRNN_DATA``, or the user's cache folder."""
-    return Path(os.environ.get("JAXRNN_DATA") or pooch.os_cache("jaxrnn"))
+    return Path(os.environ.get("JAXRNN_DATA") or pooch.os_cache("jaxrnn")).expanduser()
 
 
 def fetch(name: str, remote: RemoteFile) -> Path:
@@ -56,9 +56,7 @@ def fetch(name: str, remote: RemoteFile) -> Path:
     path = data_directory() / name / remote.file
     try:
         if not path.exists():
-            pooch.retrieve(
-                remote.url, f"sha256:{remote.sha256}", remote.file, path.parent, progressbar=True
-            )
+            pooch.retrieve(remote.url, f"sha256:{remote.sha256}", remote.file, path.parent)
     except OSError as error:
         raise ValueError(
             f"{name} is not in the data directory and cannot be downloaded from {remote.url}: {error}\n"

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -36,8 +37,9 @@ def main(
             others = [command for command in commands if command != default]
             description += f"\n\nOther commands (COMMAND --help): {', '.join(others)}."
     settings, run = commands[name]
+    program = f"python -m experiments.{Path(sys.argv[0]).stem}" + ("" if name == default else f" {name}")
     try:
-        run(_parse(settings, arguments, description if name == default else None))
+        run(_parse(settings, arguments, program, description if name == default else None))
     except ValueError as error:
         _fail(str(error))
     except FloatingPointError as error:
@@ -46,9 +48,9 @@ def main(
         _fail("interrupted", code=130)
 
 
-def _parse(settings: type, arguments: list[str], description: str | None) -> Any:
+def _parse(settings: type, arguments: list[str], program: str, description: str | None) -> Any:
     """Settings from the command line; with ``--resume`` those of the run, which may not differ."""
-    given = tyro.cli(settings, args=arguments, description=description)
+    given = tyro.cli(settings, args=arguments, prog=program, description=description)
     if not getattr(given, "resume", False):
         return given
     if given.out is None:
@@ -56,7 +58,7 @@ def _parse(settings: type, arguments: list[str], description: str | None) -> Any
     saved = load_config(given.out)
     names = {field.name for field in dataclasses.fields(settings)} - NOT_OF_THE_RUN
     of_the_run = dataclasses.replace(given, **{name: saved[name] for name in names & saved.keys()})
-    asked = tyro.cli(settings, args=arguments, default=of_the_run)
+    asked = tyro.cli(settings, args=arguments, prog=program, default=of_the_run)
     for name in sorted(names):
         if getattr(asked, name) != getattr(of_the_run, name):
             raise ValueError(

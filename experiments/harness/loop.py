@@ -119,10 +119,10 @@ class _Session:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise FloatingPointError(self._not_finite(loss, grad_norm))
         self.progress.window.append(loss)
-        last = self.step == loop.steps
-        if self.step % LOG_EVERY == 0 or last:
+        evaluation_due = self.step % loop.evaluate_every == 0 or self.step == loop.steps
+        if self.step % LOG_EVERY == 0 or evaluation_due:
             self._log_training(grad_norm)
-        if self.step % loop.evaluate_every == 0 or last:
+        if evaluation_due:
             self._evaluate()
         elif self.step % loop.checkpoint_every == 0 or self.clock - self.saved_at > CHECKPOINT_SECONDS:
             self.save()

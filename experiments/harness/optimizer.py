@@ -27,6 +27,8 @@ def adam(
     for name, value in positive.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}")
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must be 0 or more, got {warmup_steps}")
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, min(warmup_steps, steps // 2), steps, learning_rate / 100
     )

@@ -2,12 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Int
 
 from jaxrnn.checks import check_positive
 
@@ -76,7 +78,7 @@ class Vocabulary:
             found[missing] = self.characters.index(self.unknown)
         return found.astype(np.int32)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Sequence[int] | Int[ArrayLike, " characters"]) -> str:
         """The text of ids.
 
         Raises:
@@ -93,7 +95,8 @@ class Vocabulary:
         """Write as JSON; a file half written is never seen under this name."""
         path = Path(path)
         temporary = path.with_name(path.name + ".tmp")
-        content = {"characters": "".join(self.characters), "unknown": self.unknown}
+        # A list: in one string, JSON would read two neighbouring surrogates as one character.
+        content = {"characters": self.characters, "unknown": self.unknown}
         temporary.write_text(json.dumps(content), encoding="utf-8")
         temporary.replace(path)
 

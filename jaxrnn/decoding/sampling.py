@@ -1,7 +1,9 @@
 """Greedy decoding and ancestral sampling, as jitted scans over ``step(state, tokens)``."""
 
 import functools
+import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -80,7 +82,8 @@ def sample(
     together reaches p, of those that top_k left (nucleus sampling, Holtzman et al. 2020, eq. 2-3).
 
     Args:
-      step: as in ``greedy``; with ``feedback="softmax"`` its tokens are ``(batch, vocabulary)`` floats.
+      step: as in ``greedy``; with ``feedback="softmax"`` its tokens are ``(batch, vocabulary)`` float32
+        (it is traced once with token ids too, for the size of the vocabulary).
       state: pytree whose leaves lead with batch.
       key: one key, folded with each lane's index, or one key a lane; the second makes a draw
         independent of the rest of the batch.
@@ -115,7 +118,8 @@ def sample(
     if feedback not in get_args(Feedback):
         raise ValueError(f'feedback must be "token" or "softmax", got {feedback!r}')
     choice = _Choice(True, top_k, top_p is not None, feedback)
-    limits = (jnp.float32(temperature), jnp.float32(1 if top_p is None else top_p))
+    coldest = float(jnp.finfo(jnp.float32).tiny)  # below it float32 is 0, and 0 / 0 is no number
+    limits = (jnp.float32(max(temperature, coldest)), jnp.float32(1 if top_p is None else top_p))
     return _decode(step, state, start, end, max_length, context, (key, limits), choice)
 
 
@@ -159,8 +163,31 @@ def _decode(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch)) if not key.shape else key
     if not isinstance(step, jax.tree_util.Partial):
         step = jax.tree_util.Partial(step)
+    step = jax.tree_util.Partial(_by_value(step.func), *step.args, **step.keywords)
     start = jnp.broadcast_to(start, (batch,))
     return _scan(step, state, start, context, keys, limits, end, max_length, choice)
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A bound method that equals another where their owners are equal; Python's own go by identity."""
+
+    function: Callable[..., Any]
+    owner: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.owner, *args, **kwargs)
+
+
+def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, as a ``_Method`` if it is a method of a hashable value."""
+    if not inspect.ismethod(function):
+        return function
+    try:
+        hash(function.__self__)
+    except TypeError:
+        return function
+    return _Method(function.__func__, function.__self__)
 
 
 @functools.partial(jax.jit, static_argnames=("end", "max_length", "choice"))
@@ -197,7 +224,7 @@ def _scan(
 
     if choice.feedback == "softmax":  # the start token as the distribution that is sure of it
         vocabulary = jax.eval_shape(step, state, start, *rest)[1].shape[-1]
-        fed = jax.nn.one_hot(start, vocabulary)
+        fed = jax.nn.one_hot(start, vocabulary, dtype=jnp.float32)
     else:
         fed = start
     done = jnp.zeros(start.shape, bool)
@@ -210,7 +237,8 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
     if limits is None:
         return logits
     temperature, mass = limits
-    logits = logits.astype(jnp.float32) / temperature
+    logits = logits.astype(jnp.float32)
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature  # the highest cannot overflow
     if choice.top_k is not None and choice.top_k < logits.shape[-1]:
         _, kept = jax.lax.top_k(logits, choice.top_k)  # exactly k, also where logits are equal
         keep = jnp.any(jax.nn.one_hot(kept, logits.shape[-1], dtype=bool), axis=-2)

@@ -1,7 +1,12 @@
 """Checkpoints: the train state and a JSON record beside it, atomic; the best and the latest are kept."""
 
+import gc
 import math
 import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -121,13 +126,32 @@ class Checkpoints:
         """Restore items of a checkpoint; ``state=None`` stands for the metadata of its arrays."""
         if step is None or step not in self._manager.all_steps():
             raise ValueError(f"no checkpoint{'' if step is None else f' {step}'} in {self.directory}")
-        try:
-            if items == {"state": None}:
-                return self._manager.item_metadata(step).state.tree
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"checkpoint {step} in {self.directory} is damaged: {reason}") from error
+        with _cancelled_reads_ignored():
+            try:
+                if items == {"state": None}:
+                    return self._manager.item_metadata(step).state.tree
+                return self._manager.restore(step, args=ocp.args.Composite(**items))
+            except Exception as error:  # orbax and tensorstore raise many kinds
+                reason = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]
+            gc.collect()  # cancels the reads that the failed one left behind,
+            time.sleep(0.3)  # whose threads then need a moment
+        raise ValueError(f"checkpoint {step} in {self.directory} is damaged: {reason}")
+
+
+@contextmanager
+def _cancelled_reads_ignored() -> Iterator[None]:
+    """Where one read fails, tensorstore's other reads end by reporting to an event loop that is closed."""
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 def _loss(metrics: dict[str, float]) -> float:

@@ -1,0 +1,353 @@
+"""The main experiment, as its users run it: train, sample, evaluate, resume, be killed, be given nonsense."""
+
+import argparse
+import inspect
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import char_lm
+from experiments.data.corpora import load_text
+from experiments.harness import command_line
+from jaxrnn.data.text import Vocabulary, split_in_order
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--hidden-size", "8", "--batch-size", "2", "--chunk-length", "8", "--steps", "60"]
+SMALL += ["--evaluate-every", "20"]
+COMMANDS = {
+    "train": (char_lm.Train, char_lm.train_command),
+    "sample": (char_lm.Sample, char_lm.sample_command),
+    "evaluate": (char_lm.Evaluate, char_lm.evaluate_command),
+}
+
+
+def run(*arguments):
+    """The command line, in this process, which already has its devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_line, "use_all_cores", lambda: None)
+        command_line.main("", COMMANDS, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text(inspect.getsource(argparse)[:20_000])
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    run("train", "--corpus", corpus, "--out", out, "--cell", "gru", *SMALL)
+    return out
+
+
+def read_metrics(out):
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "items_per_second")} for line in lines]
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    names = {path.name for path in finished.iterdir()}
+    expected = {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "learning_curve.png"}
+    assert expected | {"samples", "samples.txt", "vocabulary.json"} == names
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["steps"] == 60
+    assert summary["parameters"] == 3 * 8 * (len(Vocabulary.load(finished / "vocabulary.json")) + 8 + 2) + (
+        len(Vocabulary.load(finished / "vocabulary.json")) * 9
+    )
+    assert summary["bits_per_char"] == pytest.approx(summary["test_nats_per_char"] / np.log(2))
+    for name in ("valid_nats_per_char", "characters_per_second", "train_seconds", "device", "versions"):
+        assert summary[name]
+    lines = read_metrics(finished)
+    assert [line["step"] for line in lines] == [20, 20, 40, 40, 50, 60, 60]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0]
+    assert len((finished / "samples" / "step_000060.txt").read_text()) == 500
+
+
+def test_evaluate_reproduces_the_validation_figure(finished, corpus, tmp_path, capsys):
+    text = load_text(str(corpus))
+    vocabulary = Vocabulary.of(text)
+    _, valid, _ = split_in_order(vocabulary.encode(text), 0.05, 0.05)
+    path = tmp_path / "valid.txt"
+    path.write_text(vocabulary.decode(valid))
+    run("evaluate", "--run", finished, "--text", path)
+    summary = json.loads((finished / "summary.json").read_text())
+    result = json.loads((finished / "evaluation.json").read_text())
+    assert result["nats_per_char"] == pytest.approx(summary["valid_nats_per_char"], rel=1e-6)
+    assert result["bits_per_char"] == pytest.approx(result["nats_per_char"] / np.log(2))
+    assert result["characters"] == len(valid) - 1
+    assert f"{result['nats_per_char']:.6f} nats" in capsys.readouterr().out
+    (finished / "evaluation.json").unlink()
+
+
+def test_sample_continues_the_prompt(finished, capsys):
+    def drawn(*options):
+        run("sample", "--run", finished, "--prompt", "def f", "--length", 40, *options)
+        return capsys.readouterr().out
+
+    text = drawn()
+    assert text.startswith("def f")
+    assert len(text) == 5 + 40 + 1
+    assert drawn() == text
+    assert drawn("--seed", 1) != text
+    greedy = drawn("--temperature", 1e-4)
+    assert drawn("--top-k", 1, "--seed", 7) == greedy
+    assert len(drawn("--feedback", "softmax")) == len(text)
+
+
+def test_stopping_and_resuming_changes_nothing(finished, corpus, tmp_path):
+    """SIGTERM in the middle saves and says how to go on; the rest of the run is bit for bit the same."""
+    out = tmp_path / "run"
+    original = char_lm.Streams.chunk
+
+    def interrupting(streams, position):
+        if position == 33 and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(streams, position)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(char_lm.Streams, "chunk", interrupting)
+        with pytest.raises(SystemExit) as stopped:
+            run("train", "--corpus", corpus, "--out", out, "--cell", "gru", *SMALL)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert (out / "checkpoints" / "34").is_dir()
+    run("train", "--out", out, "--resume")
+    assert_same_run(out, finished)
+
+
+def assert_same_run(out, expected):
+    assert read_metrics(out) == read_metrics(expected)
+    model, params, vocabulary, config = char_lm.load_run(out)
+    other_model, other, other_vocabulary, _ = char_lm.load_run(expected)
+    assert (model, vocabulary) == (other_model, other_vocabulary)
+    for a, b in zip(params.layers[0], other.layers[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(params.w_out, other.w_out)
+    saved = json.loads((out / "summary.json").read_text())
+    reference = json.loads((expected / "summary.json").read_text())
+    for name in ("valid_nats_per_char", "test_nats_per_char"):
+        assert saved[name] == reference[name]
+    assert config.steps == 60
+
+
+def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "summary.json").unlink()
+    run("train", "--out", out, "--resume", "--tensorboard")
+    assert_same_run(out, finished)
+
+
+def test_tensorboard_and_plain_adam_without_clipping(corpus, tmp_path):
+    out = tmp_path / "run"
+    options = ["--tensorboard", "--clip-norm", "None", "--clip-value", "0.1", "--layers", "2"]
+    options += ["--embedding-size", "8", "--tied", "--dropout", "0.1"]
+    run("train", "--corpus", corpus, "--out", out, *SMALL, *options)
+    assert list(out.glob("events.out.tfevents.*"))
+
+
+class Job:
+    """A training run in a process of its own, with a compilation cache that all jobs of a test share."""
+
+    def __init__(self, corpus, out, cache, *options):
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [sys.executable, "-m", "experiments.char_lm", "train", "--out", str(out)]
+        command += options or ["--corpus", str(corpus), *SMALL, "--checkpoint-every", "2"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def finish(self):
+        output, _ = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0, output
+
+
+@pytest.fixture(scope="module")
+def never_killed(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    Job(corpus, folder / "reference", folder / "cache").finish()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_any_moment(seed, corpus, never_killed):
+    """SIGKILL at a random moment, often during a save (every other step saves), then resume."""
+    out, cache = never_killed / f"run_{seed}", never_killed / "cache"
+    job = Job(corpus, out, cache)
+    while not (out / "config.json").exists():
+        assert job.process.poll() is None, job.process.communicate()[0]
+        time.sleep(0.005)
+    time.sleep(random.Random(seed).uniform(0, 5))
+    job.process.kill()
+    job.process.communicate()
+    Job(corpus, out, cache, "--resume").finish()
+    assert_same_run(out, never_killed / "reference")
+
+
+class TestBadInput:
+    @pytest.fixture(autouse=True)
+    def _as_users_run(self, as_users_run):
+        pass
+
+    def fails(self, capsys, *arguments):
+        """Exit code 2, a message and no traceback."""
+        with pytest.raises(SystemExit) as stopped:
+            run(*arguments)
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        return error
+
+    def train_fails(self, capsys, tmp_path, *arguments):
+        """... and nothing written."""
+        before = sorted(tmp_path.rglob("*"))
+        error = self.fails(capsys, "train", "--out", tmp_path / "new", *arguments)
+        assert sorted(tmp_path.rglob("*")) == before
+        return error
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "is neither a file nor one of stdlib, tiny_shakespeare, war_and_peace"),
+            (b"", "is empty"),
+            (b"\xff\xfe\x00text", "is not UTF-8 text: invalid start byte at byte 0"),
+            (b"some\x00text", "holds a zero byte"),
+            (b"too short a text", "too short: 32 stream(s) of 64 step(s) need at least 2049 characters"),
+        ],
+    )
+    def test_corpus(self, content, message, tmp_path, capsys):
+        path = tmp_path / "text"
+        if content is not None:
+            path.write_bytes(content)
+        assert message in self.train_fails(capsys, tmp_path, "--corpus", path)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--hidden-size", "0"], "hidden_size must be a positive integer, got 0"),
+            (["--layers", "-1"], "layers must be a positive integer, got -1"),
+            (["--batch-size", "0"], "streams must be a positive integer, got 0"),
+            (["--chunk-length", "0"], "time must be a positive integer, got 0"),
+            (["--steps", "0"], "steps must be a positive integer, got 0"),
+            (["--evaluate-every", "0"], "evaluate_every must be a positive integer, got 0"),
+            (["--checkpoint-every", "-5"], "checkpoint_every must be a positive integer, got -5"),
+            (["--learning-rate", "0"], "learning_rate must be above 0, got 0.0"),
+            (["--clip-norm", "-1"], "clip_norm must be above 0, got -1.0"),
+            (["--warmup-steps", "-1"], "warmup_steps must be 0 or more, got -1"),
+            (["--dropout", "1"], "dropout must lie in [0, 1), got 1"),
+            (["--valid-fraction", "0"], "leaves 0 characters for --valid-fraction 0.0"),
+            (["--test-fraction", "1"], "leave something to train on, got 0.05 and 1.0"),
+            (["--tied"], "tied output needs embedding_size equal to"),
+            (["--resume"], "holds no run: there is no config.json"),
+        ],
+    )
+    def test_settings(self, arguments, message, corpus, tmp_path, capsys):
+        assert message in self.train_fails(capsys, tmp_path, "--corpus", corpus, *arguments)
+
+    def test_unknown_cell_and_command(self, tmp_path, capsys):
+        assert "mamba" in self.train_fails(capsys, tmp_path, "--cell", "mamba")
+        error = self.fails(capsys, "translate")
+        assert "unknown command 'translate'; known: train, sample, evaluate" in error
+
+    def test_a_run_is_never_overwritten(self, finished, corpus, capsys):
+        before = read_metrics(finished)
+        error = self.fails(capsys, "train", "--corpus", corpus, "--out", finished)
+        assert "already holds a run; give --resume to continue a run, or another --out" in error
+        error = self.fails(capsys, "train", "--corpus", corpus, "--out", finished.parent)
+        assert "is not empty" in error
+        assert read_metrics(finished) == before
+
+    def test_resume_with_other_settings(self, finished, capsys):
+        error = self.fails(capsys, "train", "--out", finished, "--resume", "--hidden-size", "9")
+        assert "hidden_size is 8 in the run in" in error
+        assert "got 9" in error
+        assert "--resume needs --out DIR" in self.fails(capsys, "train", "--resume")
+
+    def test_prompt(self, finished, capsys):
+        error = self.fails(capsys, "sample", "--run", finished, "--prompt", "naïve 日本")
+        assert "3 character(s) outside the vocabulary" in error
+        assert "'ï日本'" in error
+        assert "the prompt is empty" in self.fails(capsys, "sample", "--run", finished, "--prompt", "")
+        error = self.fails(capsys, "sample", "--run", finished, "--temperature", "0")
+        assert "temperature must be above 0" in error
+        error = self.fails(capsys, "sample", "--run", finished, "--length", "0")
+        assert "max_length must be 1 or more, got 0" in error
+
+    def test_text_to_evaluate(self, finished, tmp_path, capsys):
+        path = tmp_path / "text"
+        error = self.fails(capsys, "evaluate", "--run", finished, "--text", path)
+        assert "cannot be read: No such file" in error
+        path.write_text("é")
+        assert "outside the vocabulary" in self.fails(capsys, "evaluate", "--run", finished, "--text", path)
+        path.write_text("e")
+        assert "too short" in self.fails(capsys, "evaluate", "--run", finished, "--text", path)
+        assert not (finished / "evaluation.json").exists()
+
+    def test_a_folder_that_is_no_run(self, tmp_path, capsys):
+        error = self.fails(capsys, "sample", "--run", tmp_path)
+        assert "holds no run: there is no config.json" in error
+        (tmp_path / "config.json").write_text('{"experiment": "other"}')
+        assert "is no char_lm run" in self.fails(capsys, "sample", "--run", tmp_path)
+        (tmp_path / "config.json").write_text('{"corp')
+        assert "config.json is damaged" in self.fails(capsys, "sample", "--run", tmp_path)
+
+    def test_damaged_or_foreign_checkpoints(self, finished, tmp_path, capsys):
+        out = tmp_path / "run"
+        shutil.copytree(finished, out)
+        for path in out.glob("checkpoints/*/state/**/d/*"):
+            path.write_bytes(path.read_bytes()[:100])
+        assert "is damaged" in self.fails(capsys, "sample", "--run", out)
+        assert "is damaged" in self.fails(capsys, "train", "--out", out, "--resume")
+
+        shutil.rmtree(out / "checkpoints")
+        assert "holds no checkpoint yet" in self.fails(capsys, "sample", "--run", out)
+        shutil.copytree(finished / "checkpoints", out / "checkpoints")
+        config = json.loads((out / "config.json").read_text()) | {"learning_rate": 0.5}
+        (out / "config.json").write_text(json.dumps(config))
+        error = self.fails(capsys, "sample", "--run", out)
+        assert "another configuration: learning_rate should be 0.5, got 0.004" in error
+        assert "another configuration" in self.fails(capsys, "train", "--out", out, "--resume")
+
+    def test_a_changed_corpus_is_noticed(self, finished, corpus, tmp_path, capsys):
+        out, text = tmp_path / "run", tmp_path / "other.txt"
+        shutil.copytree(finished, out)
+        text.write_text(corpus.read_text()[::-1])
+        config = json.loads((out / "config.json").read_text()) | {"corpus": str(text)}
+        (out / "config.json").write_text(json.dumps(config))
+        assert "another configuration" in self.fails(capsys, "train", "--out", out, "--resume")
+
+    def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(
+        self, corpus, tmp_path, capsys
+    ):
+        out = tmp_path / "run"
+        options = [
+            "--learning-rate",
+            "1e30",
+            "--clip-norm",
+            "None",
+            "--cell",
+            "elman",
+            "--warmup-steps",
+            "0",
+        ]
+        with pytest.raises(SystemExit) as stopped:
+            run("train", "--corpus", corpus, "--out", out, *SMALL, *options)
+        assert stopped.value.code == 1
+        assert "training stopped at step" in capsys.readouterr().err
