@@ -45,6 +45,8 @@ CELLS = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 CURVE_CHARACTERS = 100_000
 CURVE_STREAMS = 50
 
+TEMPERATURE = 0.8  # of samples, unless asked otherwise: a little surer than the model is
+
 
 @dataclass(frozen=True)
 class Train:
@@ -106,7 +108,7 @@ class Sample:
     """Text to continue; printed before the sample."""
     length: int = 500
     """Characters to draw."""
-    temperature: float = 1.0
+    temperature: float = TEMPERATURE
     """Below 1 the model plays safe, above 1 it dares more."""
     top_k: int | None = None
     """Draw from the k most probable characters only."""
@@ -150,7 +152,7 @@ def train_command(config: Train) -> None:
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = on_one_device(state.params)
-        sample_text = write(model, params, vocabulary, "\n", 500, seed=config.seed)
+        sample_text = write(model, params, vocabulary, "\n", 500, seed=config.seed, temperature=TEMPERATURE)
         runs.write_text(out / "samples" / f"step_{int(state.step):06d}.txt", sample_text)
         nats, count = text_nats(model, params, valid_ids[:CURVE_CHARACTERS], streams=CURVE_STREAMS)
         return {"valid_nats_per_char": nats / count}
@@ -233,7 +235,8 @@ def build_training(config: Train, model: LanguageModel) -> Training:
 
 def shard_chunk(chunk: Chunk, mesh: Mesh) -> Chunk:
     """The streams of a chunk split over the devices."""
-    return shard(chunk._replace(first=()), mesh, axis=1)._replace(first=replicate(chunk.first, mesh))
+    inputs, targets, mask = shard((chunk.inputs, chunk.targets, chunk.mask), mesh, axis=1)
+    return Chunk(inputs, targets, mask, replicate(chunk.first, mesh))
 
 
 def on_one_device(params: Any) -> Any:
@@ -298,18 +301,15 @@ def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray
         **runs.environment(),
     }
     runs.write_json(out / "summary.json", summary)
-    samples = [write(model, params, vocabulary, "\n", 500, seed=seed) for seed in range(2)]
+    samples = [
+        write(model, params, vocabulary, "\n", 500, seed=seed, temperature=TEMPERATURE) for seed in range(2)
+    ]
     runs.write_text(out / "samples.txt", "\n\n".join(samples))
     for text in samples:
         print(f"\n--- sample {'-' * 60}\n{text}")
-    print("-" * 71)
-    print(
-        f"valid {summary['valid_nats_per_char']:.4f}, test {summary['test_nats_per_char']:.4f} nats per",
-        end="",
-    )
-    print(
-        f" character ({summary['bits_per_char']:.3f} bits); {config.steps} steps in {seconds:.0f} s; see {out}"
-    )
+    valid, test, bits = (summary[f"{name}_per_char"] for name in ("valid_nats", "test_nats", "bits"))
+    print(f"{'-' * 71}\nvalid {valid:.4f}, test {test:.4f} nats per character ({bits:.3f} bits)")
+    print(f"{config.steps} steps in {seconds:.0f} s; all in {out}")
 
 
 def draw_learning_curve(out: Path, config: Train) -> None:

@@ -14,11 +14,12 @@ def check_positive(name: str, value: int) -> None:
 
 def check_shapes(what: str, expected: Any, actual: Any) -> None:
     """Raise ValueError, naming the leaf, unless two pytrees have the same structure and shapes."""
-    expected_leaves, expected_tree = jax.tree_util.tree_flatten_with_path(expected)
-    actual_leaves, actual_tree = jax.tree_util.tree_flatten_with_path(actual)
+    expected_tree: Any = jax.tree.structure(expected)
+    actual_tree: Any = jax.tree.structure(actual)
     if expected_tree != actual_tree:
         raise ValueError(f"{what}: expected the structure {expected_tree}, got {actual_tree}")
-    for (path, want), (_, got) in zip(expected_leaves, actual_leaves, strict=True):
+    leaves = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), got in zip(leaves, jax.tree.leaves(actual), strict=True):
         if tuple(want.shape) != tuple(jnp.shape(got)):
             raise ValueError(
                 f"{what}: leaf {jax.tree_util.keystr(path) or 'itself'} should have shape "

@@ -22,7 +22,7 @@ class Inputs(NamedTuple):
     resets: Bool[Array, "time *batch"] | None  # True where the carry starts afresh; never at padding
 
 
-def select(mask: Array | None, when_true: Any, when_false: Any) -> Any:
+def select(mask: Array, when_true: Any, when_false: Any) -> Any:
     """Leaf by leaf ``when_true`` where ``mask (*batch)`` holds, else ``when_false``, whose dtypes rule."""
 
     def choose(a: Array, b: Array) -> Array:

@@ -185,6 +185,8 @@ class TestCheckpoints:
         for path in tmp_path.rglob("*"):
             if path.is_file() and path.stat().st_size > 200 and "/d/" in path.as_posix():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with Checkpoints(tmp_path) as checkpoints:
-            with pytest.raises(ValueError, match=r"checkpoint 1 .*is damaged"):
-                checkpoints.restore(1, like=self.state())
+        with (
+            Checkpoints(tmp_path) as checkpoints,
+            pytest.raises(ValueError, match=r"checkpoint 1 .*is damaged"),
+        ):
+            checkpoints.restore(1, like=self.state())

@@ -50,7 +50,7 @@ def main(
 
 def _parse(settings: type, arguments: list[str], program: str, description: str | None) -> Any:
     """Settings from the command line; with ``--resume`` those of the run, which may not differ."""
-    given = tyro.cli(settings, args=arguments, prog=program, description=description)
+    given: Any = tyro.cli(settings, args=arguments, prog=program, description=description)
     if not getattr(given, "resume", False):
         return given
     if given.out is None:

@@ -4,7 +4,6 @@ import os
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Below this many sequences a device, waiting for the others costs more than they help.
@@ -20,9 +19,7 @@ def batch_mesh(batch_size: int) -> Mesh:
     """A mesh with one axis, ``batch``, over as many devices as divide the batch and pay off."""
     most = min(len(jax.devices()), max(1, batch_size // LEAST_SEQUENCES_PER_DEVICE))
     count = max(n for n in range(1, most + 1) if batch_size % n == 0)
-    return jax.make_mesh(
-        (count,), ("batch",), axis_types=(AxisType.Auto,), devices=np.array(jax.devices()[:count])
-    )
+    return jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

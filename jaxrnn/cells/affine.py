@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-from numpy.typing import DTypeLike
 
-from jaxrnn.cells.cell import Carry, Deltas, Params, Residuals, SizedCell
+from jaxrnn.cells.cell import Carry, Deltas, DType, Params, Residuals, SizedCell
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,13 @@ class AffineCell(SizedCell):
         )
 
 
-def draw_w_ih(key: Array, in_features: int, gates: int, hidden: int, dtype: DTypeLike) -> Array:
+def draw_w_ih(key: Array, in_features: int, gates: int, hidden: int, dtype: DType) -> Array:
     """Input weights ``(in_features, gates·hidden)``, LeCun normal (variance 1/in_features)."""
     shape = (in_features, gates * hidden)
     return jax.nn.initializers.lecun_normal()(key, shape, jnp.float32).astype(dtype)
 
 
-def draw_w_hh(key: Array, hidden: int, gates: int, dtype: DTypeLike) -> Array:
+def draw_w_hh(key: Array, hidden: int, gates: int, dtype: DType) -> Array:
     """Recurrent weights ``(hidden, gates·hidden)``, each gate's square orthogonal."""
     draw = jax.nn.initializers.orthogonal()
     keys = jax.random.split(key, gates)
@@ -62,7 +61,7 @@ def draw_w_hh(key: Array, hidden: int, gates: int, dtype: DTypeLike) -> Array:
     return jnp.concatenate(squares, axis=1).astype(dtype)
 
 
-def cast(dtype: DTypeLike, *arrays: Array) -> tuple[Array, ...]:
+def cast(dtype: DType, *arrays: Array) -> tuple[Array, ...]:
     """The arrays in one dtype.
 
     Parameters are cast inside the step: cast outside, autodiff would sum their gradients over time in

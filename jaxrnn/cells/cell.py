@@ -7,10 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Inexact, Key
-from numpy.typing import DTypeLike
 
 from jaxrnn.checks import check_positive, check_shapes
+
+# What names a dtype, as NumPy and JAX take it.
+DType = str | np.dtype | type[Any]
 
 # Pytrees whose structure the cell decides.
 Params = Any
@@ -52,11 +55,11 @@ class Cell:
         """Whether the cell carries its hand-derived derivative, which ``backward="bptt"`` needs."""
         return type(self).step_bwd is not Cell.step_bwd
 
-    def init(self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32) -> Params:
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> Params:
         """Draw the parameters for inputs of ``in_features``, as a pytree of arrays of ``dtype``."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")
 
-    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> Carry:
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> Carry:
         """The carry before the first step, every leaf ``(*batch_shape, ...)``."""
         raise NotImplementedError(f"{type(self).__name__} does not define initial_carry")
 
@@ -131,7 +134,7 @@ class SizedCell(Cell):
     """
 
     hidden_size: int
-    dtype: DTypeLike | None = field(default=None, kw_only=True)
+    dtype: DType | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_positive("hidden_size", self.hidden_size)
@@ -143,7 +146,7 @@ class SizedCell(Cell):
         """Features of the output: ``hidden_size``."""
         return self.hidden_size
 
-    def compute_dtype(self, *operands: Any) -> jnp.dtype:
+    def compute_dtype(self, *operands: Any) -> DType:
         """The dtype in which a step is computed."""
         return jnp.result_type(*jax.tree.leaves(operands)) if self.dtype is None else self.dtype
 

@@ -7,10 +7,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
-from numpy.typing import DTypeLike
 
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
-from jaxrnn.cells.cell import Noise
+from jaxrnn.cells.cell import DType, Noise
 
 
 class ElmanParams(NamedTuple):
@@ -78,7 +77,7 @@ class Elman(AffineCell):
             known = ", ".join(_ACTIVATIONS)
             raise ValueError(f"activation must be one of {known}, got {self.activation!r}")
 
-    def init(self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32) -> ElmanParams:
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> ElmanParams:
         """LeCun-normal input weights, orthogonal recurrent weights, zero bias."""
         key_ih, key_hh = jax.random.split(key)
         return ElmanParams(
@@ -87,7 +86,7 @@ class Elman(AffineCell):
             b=jnp.zeros(self.hidden_size, dtype),
         )
 
-    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> ElmanCarry:
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> ElmanCarry:
         """Zeros ``(*batch_shape, hidden_size)``."""
         return ElmanCarry(h=jnp.zeros((*batch_shape, self.hidden_size), dtype))
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
-from numpy.typing import DTypeLike
 
 from jaxrnn.cells.affine import bias_grad, cast, cast_like, draw_w_hh, draw_w_ih, weight_grad
-from jaxrnn.cells.cell import Noise, SizedCell
+from jaxrnn.cells.cell import DType, Noise, SizedCell
 
 Reset = Literal["after", "before"]
 
@@ -21,7 +20,7 @@ class GRUParams(NamedTuple):
     w_ih: Array  # (m, 3n)
     w_hh: Array  # (n, 3n)
     b_ih: Array  # (3n,)
-    b_hh: Array | None  # (3n,); None with reset "before", where it would only repeat b_ih
+    b_hh: Any  # (3n,); None with reset "before", where it would only repeat b_ih
 
 
 class GRUCarry(NamedTuple):
@@ -36,7 +35,7 @@ class GRUResiduals(NamedTuple):
     r: Array  # (*batch, n)
     z: Array  # (*batch, n)
     n: Array  # (*batch, n)
-    v: Array | None  # (*batch, n), h_{t-1} W_hn + b_hn; None with reset "before"
+    v: Any  # (*batch, n), h_{t-1} W_hn + b_hn; None with reset "before"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class GRU(SizedCell):
         if self.reset not in get_args(Reset):
             raise ValueError(f'reset must be "after" or "before", got {self.reset!r}')
 
-    def init(self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32) -> GRUParams:
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> GRUParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, zero biases."""
         key_ih, key_hh = jax.random.split(key)
         n = self.hidden_size
@@ -100,7 +99,7 @@ class GRU(SizedCell):
             b_hh=jnp.zeros(3 * n, dtype) if self.reset == "after" else None,
         )
 
-    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> GRUCarry:
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> GRUCarry:
         """Zeros ``(*batch_shape, hidden_size)``."""
         return GRUCarry(h=jnp.zeros((*batch_shape, self.hidden_size), dtype))
 

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
-from numpy.typing import DTypeLike
 
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
-from jaxrnn.cells.cell import Noise
+from jaxrnn.cells.cell import DType, Noise
 
 
 class LSTMParams(NamedTuple):
@@ -89,7 +88,7 @@ class LSTM(AffineCell):
 
     forget_bias: float | Chrono = 1.0
 
-    def init(self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> LSTMParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, bias zero but for f."""
         key_ih, key_hh, key_b = jax.random.split(key, 3)
         n = self.hidden_size
@@ -106,7 +105,7 @@ class LSTM(AffineCell):
             b=jnp.concatenate([b_i, b_f, jnp.zeros(2 * n)]).astype(dtype),
         )
 
-    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32) -> LSTMCarry:
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> LSTMCarry:
         """Zeros ``(*batch_shape, hidden_size)``, a buffer each for h and c."""
         shape = (*batch_shape, self.hidden_size)
         return LSTMCarry(

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
-from numpy.typing import DTypeLike
 
-from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
+from jaxrnn.cells.cell import Carry, Cell, Deltas, DType, Noise, Params, Residuals
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,7 @@ class Stack(Cell):
         """Whether every layer carries its hand-derived derivative."""
         return all(cell.has_derivative for cell in self.cells)
 
-    def init(
-        self, key: Key[Array, ""], in_features: int, dtype: DTypeLike = jnp.float32
-    ) -> tuple[Params, ...]:
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> tuple[Params, ...]:
         """The layers' own parameters, each layer fed by the one below."""
         keys = jax.random.split(key, len(self.cells))
         in_sizes = [in_features] + [cell.out_features for cell in self.cells[:-1]]
@@ -70,7 +67,7 @@ class Stack(Cell):
         return tuple(cell.init(k, size, dtype) for cell, k, size in layers)
 
     def initial_carry(
-        self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
+        self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32
     ) -> tuple[Carry, ...]:
         """The layers' own initial carries."""
         return tuple(cell.initial_carry(batch_shape, dtype) for cell in self.cells)

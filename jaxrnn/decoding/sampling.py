@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 Step = Callable[..., tuple[Any, Array]]
@@ -26,7 +27,7 @@ def greedy(
     step: Step,
     state: Any,
     *,
-    start: int | Int[Array, " batch"],
+    start: Int[ArrayLike, "*batch"],
     end: int | None = None,
     max_length: int,
     context: Any = None,
@@ -63,7 +64,7 @@ def sample(
     state: Any,
     *,
     key: Key[Array, "*lanes"],
-    start: int | Int[Array, " batch"],
+    start: Int[ArrayLike, "*batch"],
     end: int | None = None,
     max_length: int,
     temperature: float = 1.0,

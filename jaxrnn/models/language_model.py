@@ -11,9 +11,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
-from numpy.typing import DTypeLike
 
-from jaxrnn.cells.cell import Carry, Cell
+from jaxrnn.cells.cell import Carry, Cell, DType
 from jaxrnn.checks import check_fraction, check_positive
 from jaxrnn.data.text import Streams
 from jaxrnn.recurrence import Backward, unroll
@@ -22,9 +21,9 @@ from jaxrnn.recurrence import Backward, unroll
 class LanguageModelParams(NamedTuple):
     """Parameters of a language model; None where the configuration needs none."""
 
-    embedding: Array | None  # (vocabulary_size, embedding_size); None with one-hot input
+    embedding: Any  # (vocabulary_size, embedding_size); None with one-hot input
     layers: tuple[Any, ...]  # one cell's params a layer
-    w_out: Array | None  # (out_features, vocabulary_size); None when tied to the embedding
+    w_out: Any  # (out_features, vocabulary_size); None when tied to the embedding
     b_out: Array  # (vocabulary_size,)
 
 
@@ -81,7 +80,7 @@ class LanguageModel:
                 f"({self.cells[-1].out_features}), got {self.embedding_size}"
             )
 
-    def init(self, key: Key[Array, ""], dtype: DTypeLike = jnp.float32) -> LanguageModelParams:
+    def init(self, key: Key[Array, ""], dtype: DType = jnp.float32) -> LanguageModelParams:
         """Draw the parameters: embedding and output LeCun normal, the cells their own way."""
         key_embedding, key_out, *keys = jax.random.split(key, 2 + len(self.cells))
         draw = jax.nn.initializers.lecun_normal()
@@ -104,7 +103,7 @@ class LanguageModel:
         )
 
     def initial_carry(
-        self, batch_shape: Sequence[int] = (), dtype: DTypeLike = jnp.float32
+        self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32
     ) -> tuple[Carry, ...]:
         """The carry before the first token: one cell's carry a layer."""
         return tuple(cell.initial_carry(batch_shape, dtype) for cell in self.cells)
@@ -196,8 +195,8 @@ class LanguageModel:
 
 def next_token_nats(
     logits: Float[Array, "*positions vocabulary"],
-    targets: Int[Array, "*positions"],
-    mask: Bool[Array, "*positions"] | None = None,
+    targets: Int[ArrayLike, "*positions"],
+    mask: Bool[ArrayLike, "*positions"] | None = None,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The summed cross-entropy in nats over real positions, and their number.
 
@@ -212,11 +211,13 @@ def next_token_nats(
     >>> print(f"{nats / count:.4f}")  # ln 4
     1.3863
     """
-    if mask is not None:
-        logits = jnp.where(mask[..., None], logits, 0)
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    targets = jnp.asarray(targets)
     if mask is None:
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return jnp.sum(nats), jnp.asarray(nats.size)
+    mask = jnp.asarray(mask)
+    logits = jnp.where(mask[..., None], logits, 0)
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return jnp.sum(nats, where=mask), jnp.sum(mask)
 
 
