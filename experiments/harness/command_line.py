@@ -34,8 +34,8 @@ def main(
     else:
         name = default
         if {"-h", "--help"}.intersection(arguments):
-            others = [command for command in commands if command != default]
-            description += f"\n\nOther commands (COMMAND --help): {', '.join(others)}."
+            if others := [command for command in commands if command != default]:
+                description += f"\n\nOther commands (COMMAND --help): {', '.join(others)}."
     settings, run = commands[name]
     program = f"python -m experiments.{Path(sys.argv[0]).stem}" + ("" if name == default else f" {name}")
     try:

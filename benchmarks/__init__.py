@@ -1,0 +1,1 @@
+"""Benchmarks: what the library costs in time, and what it reaches in a given time."""

@@ -1,0 +1,46 @@
+"""The README keeps its word: its code runs, its figures are those of committed results."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_block_is_short():
+    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 15
+
+
+def test_the_code_runs_and_prints_what_it_says():
+    run = subprocess.run(
+        [sys.executable, "-c", "".join(BLOCKS)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    error, first_state, second_state, probability = run.stdout.strip().splitlines()
+    assert 0 < float(error) < 1e-14
+    assert first_state.startswith("[[ 0.4621")
+    assert second_state.startswith(" [ 0.9446")
+    assert float(probability) > 0.99
+
+
+def test_every_file_in_the_tree_exists():
+    tree = README.split("## Where things are")[1]
+    for name in re.findall(r"(\w+\.py)", tree):
+        assert list(ROOT.glob(f"**/{name}")), name
+
+
+def test_figures_come_from_committed_results():
+    """Every number of the tables stands, rounded, in the result file that its row names."""
+    rows = [line for line in README.splitlines() if line.startswith("|") and "](" in line]
+    assert rows
+    for row in rows:
+        (path,) = re.findall(r"\]\(([\w./-]+\.json)\)", row)
+        figures = json.dumps(json.loads((ROOT / path).read_text()))
+        numbers = [float(number) for number in re.findall(r"\d+\.\d+", figures)]
+        for claimed in re.findall(r"\b\d\.\d{3,4}\b", row):
+            digits = len(claimed.split(".")[1])
+            assert any(f"{number:.{digits}f}" == claimed for number in numbers), (claimed, path)
