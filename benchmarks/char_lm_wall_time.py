@@ -77,6 +77,8 @@ class Config:
     """Hidden units of each layer."""
     embedding_size: int | None = None
     """Size of the learned character embedding; None feeds one-hot vectors."""
+    dropout: float = 0.1
+    """Probability that a feature is dropped at the input and the output of the cell."""
     batch_size: int = 32
     """Streams of text read side by side."""
     chunk_length: int = 64
@@ -137,6 +139,7 @@ def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
         layers=config.layers,
         hidden_size=config.hidden_size,
         embedding_size=config.embedding_size,
+        dropout=config.dropout,
     )
     return char_lm.build_model(settings, vocabulary_size)
 
@@ -163,7 +166,7 @@ def train(config: Config, model: LanguageModel, ids: np.ndarray) -> tuple[Any, T
     def loss(params: Any, carry: Any, chunk: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         initial = model.initial_carry((config.batch_size,))
         carry = jax.tree.map(lambda a, b: jnp.where(chunk.first, a, b), initial, carry)
-        carry, logits = model.apply(params, chunk.inputs, carry)
+        carry, logits = model.apply(params, chunk.inputs, carry, key=key)
         nats, count = next_token_nats(logits, chunk.targets, chunk.mask)
         return nats / count, carry
 

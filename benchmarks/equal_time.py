@@ -21,8 +21,8 @@ TRAINING_CHARACTERS = 1_003_854  # nanoGPT's split: nine tenths, rounded down
 # The first step compiles and is not measured; these many after it are.
 CALIBRATION_STEPS = 200
 CALIBRATION_END = 1 + CALIBRATION_STEPS
-SAFETY = 0.99  # part of the remaining time that is planned for: steps may come to be a little slower
-TOLERANCE = 0.03  # a training further off its time is pointed out
+SAFETY = 0.97  # part of the remaining time that is planned for: steps may come to be a little slower
+TOLERANCE = 0.05  # a training further off its time is pointed out
 
 LINE_SECONDS = 10.0  # between lines of progress
 

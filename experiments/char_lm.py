@@ -40,10 +40,10 @@ from jaxrnn.training.truncated import StepMetrics, truncated_step
 
 CELLS = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 
-# The learning curve reads this much of the validation text, many streams side by side. The final figures
-# are of the whole text, in one stream.
-CURVE_CHARACTERS = 100_000
-CURVE_STREAMS = 50
+# The learning curve reads pieces spread over the validation text side by side; the final figures are of
+# the whole text, in one stream.
+CURVE_PIECES = 50
+CURVE_PIECE = 2000  # characters
 
 TEMPERATURE = 0.8  # of samples, unless asked otherwise: a little surer than the model is
 
@@ -146,15 +146,17 @@ def train_command(config: Train) -> None:
     model = build_model(config, len(vocabulary))
     training = build_training(config, model)
     record = runs.config_record(config) | {"corpus_sha256": hashlib.sha256(text.encode()).hexdigest()}
-    if not config.resume:
-        runs.create(out, record)
-    vocabulary.save(out / "vocabulary.json")
+    if config.resume:
+        runs.check_same_config(runs.load_config(out), record, out)
+    else:
+        runs.create(out, record, fill=lambda folder: vocabulary.save(folder / "vocabulary.json"))
+    curve_ids = pieces(valid_ids)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = on_one_device(state.params)
         sample_text = write(model, params, vocabulary, "\n", 500, seed=config.seed, temperature=TEMPERATURE)
         runs.write_text(out / "samples" / f"step_{int(state.step):06d}.txt", sample_text)
-        nats, count = text_nats(model, params, valid_ids[:CURVE_CHARACTERS], streams=CURVE_STREAMS)
+        nats, count = text_nats(model, params, curve_ids, streams=CURVE_PIECES)
         return {"valid_nats_per_char": nats / count}
 
     print(
@@ -186,6 +188,14 @@ def check_measurable(config: Train, **parts: np.ndarray) -> None:
                 f"{config.corpus} leaves {len(part)} characters for --{name}-fraction "
                 f"{getattr(config, name + '_fraction')}, and at least 2 are needed"
             )
+
+
+def pieces(ids: np.ndarray) -> np.ndarray:
+    """Pieces spread evenly over a long text; all of a short one."""
+    if len(ids) <= CURVE_PIECES * CURVE_PIECE:
+        return ids
+    starts = np.linspace(0, len(ids) - CURVE_PIECE, CURVE_PIECES).astype(int)
+    return np.concatenate([ids[start : start + CURVE_PIECE] for start in starts])
 
 
 def build_model(config: Train, vocabulary_size: int) -> LanguageModel:

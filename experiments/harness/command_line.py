@@ -33,9 +33,8 @@ def main(
         _fail(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
     else:
         name = default
-        if {"-h", "--help"}.intersection(arguments):
-            if others := [command for command in commands if command != default]:
-                description += f"\n\nOther commands (COMMAND --help): {', '.join(others)}."
+        if len(commands) > 1:
+            description += f"\n\nCommands (COMMAND --help): {', '.join(commands)}."
     settings, run = commands[name]
     program = f"python -m experiments.{Path(sys.argv[0]).stem}" + ("" if name == default else f" {name}")
     try:

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,15 @@ def check_out(directory: Path, *, resume: bool) -> None:
         raise ValueError(f"{directory} {what}; give --resume to continue a run, or another --out")
 
 
-def create(directory: Path, config: dict[str, Any]) -> None:
-    """Make the folder of a new run, with its ``config.json`` in it from the first moment on."""
+def create(directory: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> None:
+    """Make the folder of a new run, with ``config.json`` and what ``fill`` writes in it from the first
+    moment on: whenever the run is killed, it can be resumed.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=directory.name + ".", dir=directory.parent))
     try:
         write_json(temporary / "config.json", config)
+        fill(temporary)
         temporary.chmod(0o755)
         temporary.rename(directory)
     except BaseException:
@@ -80,11 +83,11 @@ def config_record(config: Any) -> dict[str, Any]:
 
 
 def check_same_config(saved: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:
-    """Raise ValueError, naming the field, if a checkpoint belongs to a run with other settings."""
+    """Raise ValueError, naming the field, if what a run saved has other settings than expected."""
     for name in expected.keys() - NOT_OF_THE_RUN:
         if saved.get(name) != expected[name]:
             raise ValueError(
-                f"the checkpoint in {directory} belongs to another configuration: "
+                f"the run in {directory} has another configuration: "
                 f"{name} should be {expected[name]!r}, got {saved.get(name)!r}"
             )
 
