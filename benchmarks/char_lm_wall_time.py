@@ -13,6 +13,7 @@ part (--tuning), not on the validation part.
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,12 +39,11 @@ from benchmarks.equal_time import (
     train_for,
     warmed_up,
 )
-from benchmarks.record import ROOT, provenance
 from experiments import char_lm
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, replicate, shard
 from experiments.harness.progress import counted
-from experiments.harness.run import config_record, environment, write_json
+from experiments.harness.run import ROOT, config_record, environment, write_json
 from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Streams
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
@@ -264,7 +264,7 @@ def run(config: Config) -> None:
     """The Transformer first, while JAX holds no threads yet; then the recurrent model, table, record."""
     check(config)
     record: dict[str, Any] = {
-        **provenance("benchmarks.char_lm_wall_time"),
+        "load_average_at_start": round(os.getloadavg()[0], 2),  # over a minute; other work spoils times
         "corpus": CORPUS,
         "settings": {name: value for name, value in config_record(config).items() if name != "json"},
     }

@@ -8,7 +8,6 @@ until the number of steps is fixed (``equal_time``), a hundred steps, and only t
 import dataclasses
 import importlib
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.equal_time import (
     warmed_up,
 )
 from experiments.harness.command_line import main
+from experiments.harness.devices import cores
 from experiments.harness.run import write_json
 
 EVALUATION_BATCH = 256  # windows
@@ -190,7 +190,7 @@ def torch_product_gflops() -> float:
 def run(config: Config) -> None:
     """Data, training, figures."""
     check_limits(config.seconds, config.steps)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     # The first optimiser would import it within the time of training; loading programs is not counted.
     importlib.import_module("torch._dynamo")
     data = load_data(tuning=config.tuning)

@@ -307,6 +307,7 @@ def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray
         "characters_per_second": config.steps * config.batch_size * config.chunk_length / seconds,
         "train_seconds": seconds,
         "steps": config.steps,
+        "seed": config.seed,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         **runs.environment(),
     }

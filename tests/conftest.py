@@ -7,8 +7,16 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 
 
+# The quick check runs the contract tests on one cell, in float64; the full check on all, in both dtypes.
+QUICK_CELL = "lstm"
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        row, dtype = params.get("row"), params.get("dtype")
+        if row is not None and (row.name != QUICK_CELL or dtype == "float32"):
+            item.add_marker(pytest.mark.slow)
         if "slow" not in item.keywords:
             item.add_marker(pytest.mark.quick)
 

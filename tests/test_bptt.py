@@ -35,12 +35,11 @@ def assert_agree(run, arguments, dtype):
 
 
 @every_cell
-@both_directions
-def test_plain(row: Row, reverse, dtype):
+def test_plain(row: Row, dtype):
     params, xs, carry, _, _ = problem(row.cell, dtype)
 
     def run(backward, params, xs, carry):
-        return jaxrnn.unroll(row.cell, params, xs, carry, reverse=reverse, backward=backward)
+        return jaxrnn.unroll(row.cell, params, xs, carry, backward=backward)
 
     grads = assert_agree(run, (params, xs, carry), dtype)
     assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grads))
@@ -81,6 +80,7 @@ def test_bidirectional_two_layers(row: Row, dtype):
     assert_agree(run, (layers, xs), dtype)
 
 
+@pytest.mark.slow
 @every_cell
 @pytest.mark.parametrize("batch_shape", [(), (2, 2)], ids=str)
 def test_any_batch_dimensions(row: Row, batch_shape, float64):
@@ -92,6 +92,7 @@ def test_any_batch_dimensions(row: Row, batch_shape, float64):
     assert_agree(run, (params, xs, carry), float64)
 
 
+@pytest.mark.slow
 @every_cell
 def test_second_order(row: Row, float64):
     """Reverse over reverse through the analytic rule equals reverse over forward through the scan."""
@@ -149,6 +150,7 @@ def test_forward_mode_raises_jaxs_own_error():
         jax.jvp(lambda xs: jaxrnn.unroll(cell, params, xs, backward="bptt")[1], (xs,), (xs,))
 
 
+@pytest.mark.slow
 @every_cell
 @pytest.mark.parametrize("backward", ["autodiff", "bptt"])
 def test_bfloat16_compute(row: Row, backward):

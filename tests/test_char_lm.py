@@ -151,6 +151,7 @@ def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
     assert_same_run(out, finished)
 
 
+@pytest.mark.slow
 def test_tensorboard_and_plain_adam_without_clipping(corpus, tmp_path):
     out = tmp_path / "run"
     options = ["--tensorboard", "--clip-norm", "None", "--clip-value", "0.1", "--layers", "2"]

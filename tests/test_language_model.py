@@ -70,6 +70,7 @@ def test_step_takes_distributions():
         assert relative_error(by_vector, by_id) < 1e-6
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_keeps_the_mean():
     model, params = made(cells=[jaxrnn.Elman(400)], dropout=0.5, embedding_size=300)
     _, plain = model.apply(params, tokens())
@@ -134,6 +135,7 @@ def test_text_nats_in_streams_restarts_each():
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", ["autodiff", "bptt"])
 def test_train_step_exports_for_cpu_cuda_and_tpu(backward):
     model = LanguageModel(VOCABULARY, CELLS, dropout=0.1, backward=backward)

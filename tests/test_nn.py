@@ -10,6 +10,8 @@ import jaxrnn
 from jaxrnn.nn import RNN, Bidirectional, StackedRNN
 from tests.table import random_like, relative_error
 
+pytestmark = pytest.mark.slow
+
 BATCH, TIME, IN, HIDDEN = 3, 6, 2, 4
 LENGTHS = jnp.array([6, 0, 3])
 

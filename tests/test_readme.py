@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -15,6 +17,7 @@ def test_the_first_block_is_short():
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 15
 
 
+@pytest.mark.slow
 def test_the_code_runs_and_prints_what_it_says():
     run = subprocess.run(
         [sys.executable, "-c", "".join(BLOCKS)], cwd=ROOT, capture_output=True, text=True, timeout=300

@@ -10,6 +10,8 @@ from tests.table import relative_error
 
 torch = pytest.importorskip("torch", reason="the peers extra is not installed")
 
+pytestmark = pytest.mark.slow
+
 TIME, BATCH, IN, HIDDEN, LAYERS = 9, 4, 3, 5, 2
 LENGTHS = np.array([9, 7, 4, 1])  # torch cannot pack a length of 0
 

@@ -12,7 +12,12 @@ LEAST_SEQUENCES_PER_DEVICE = 8
 
 def use_all_cores() -> None:
     """Make every core a JAX device; before JAX starts, and without effect where there is a GPU."""
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", cores())
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batch_mesh(batch_size: int) -> Mesh:

@@ -2,17 +2,24 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
-import os
 import platform
+import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from experiments.harness.devices import cores
+
+ROOT = Path(__file__).parents[2]
 
 # Settings that may differ between a run and its continuation.
 NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every"}
@@ -123,16 +130,29 @@ class Metrics:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure depends on besides the settings: device, cores, versions."""
+    """What a figure depends on besides the settings: command, commit, device, cores, versions."""
     packages = ["jax", "jaxlib", "flax", "optax", "numpy"]
     return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "commit": _commit(),
         "device": jax.devices()[0].device_kind,
         "devices": len(jax.devices()),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def _commit() -> str | None:
+    """The checked-out commit, with ``+changes`` if more than results differs; None without git."""
+    git = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+    try:
+        commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        changes = git(["git", "--no-optional-locks", "status", "--porcelain", "--", ".", ":!*/results/*"])
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes.stdout.strip() else "")
 
 
 def _processor() -> str:

@@ -22,6 +22,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step.
 
+    >>> import jax
     >>> state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1), (), jax.random.key(0))
     >>> int(state.step)
     0
