@@ -70,7 +70,7 @@ class Train:
     """Streams of text read side by side."""
     chunk_length: int = 64
     """Characters between truncations of back-propagation through time."""
-    steps: int = 3000
+    steps: int = 2800
     """Training steps, each one chunk of every stream."""
     learning_rate: float = 4e-3
     """Highest learning rate of Adam; it decays to a hundredth along a cosine."""
