@@ -45,7 +45,7 @@ CELLS = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 CURVE_PIECES = 50
 CURVE_PIECE = 2000  # characters
 
-TEMPERATURE = 0.6  # of samples, unless asked otherwise: surer than the model is
+TEMPERATURE = 0.75  # of samples, unless asked otherwise: surer than the model is
 
 
 @dataclass(frozen=True)
