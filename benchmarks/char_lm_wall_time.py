@@ -46,7 +46,7 @@ from experiments.harness.progress import counted
 from experiments.harness.run import ROOT, config_record, environment, write_json
 from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Streams
-from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
+from jaxrnn.models.language_model import LanguageModel, text_nats
 from jaxrnn.training.state import init_state
 from jaxrnn.training.truncated import truncated_step
 
@@ -123,13 +123,8 @@ def check(config: Config) -> None:
         raise ValueError("--transformer-steps needs --transformer")
     if config.transformer and importlib.util.find_spec("torch") is None:
         raise ValueError("--transformer needs torch: install the peers extra, pip install -e '.[peers]'")
-    if config.json is not None:
-        try:
-            config.json.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"--json {config.json} cannot be written: {error.strerror}") from error
-        if config.json.is_dir():
-            raise ValueError(f"--json {config.json} is a folder")
+    if config.json is not None and config.json.is_dir():
+        raise ValueError(f"--json {config.json} is a folder")
 
 
 def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
@@ -163,14 +158,7 @@ def train(config: Config, model: LanguageModel, ids: np.ndarray) -> tuple[Any, T
         optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=0.0),
     )
 
-    def loss(params: Any, carry: Any, chunk: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        initial = model.initial_carry((config.batch_size,))
-        carry = jax.tree.map(lambda a, b: jnp.where(chunk.first, a, b), initial, carry)
-        carry, logits = model.apply(params, chunk.inputs, carry, key=key)
-        nats, count = next_token_nats(logits, chunk.targets, chunk.mask)
-        return nats / count, carry
-
-    train_step = truncated_step(loss, optimizer)
+    train_step = truncated_step(char_lm.stream_loss(model), optimizer)
     key_params, key = jax.random.split(jax.random.key(config.seed))
     carry = shard(model.initial_carry((config.batch_size,)), mesh, axis=0)
     state = replicate(init_state(model.init(key_params), optimizer, (), key), mesh)._replace(carry=carry)

@@ -1,0 +1,1 @@
+"""One script a question: ``python -m experiments.NAME``, from the repository root."""

@@ -32,7 +32,8 @@ from experiments.harness.progress import counted
 from jaxrnn import GRU, LSTM, Elman
 from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
-from jaxrnn.decoding.sampling import Feedback, sample
+from jaxrnn.decoding import sample
+from jaxrnn.decoding.sampling import Feedback
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState, init_state
@@ -40,8 +41,8 @@ from jaxrnn.training.truncated import StepMetrics, truncated_step
 
 CELLS = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 
-# The learning curve reads pieces spread over the validation text side by side; the final figures are of
-# the whole text, in one stream.
+# The learning curve is an estimate from pieces spread over the validation text, read side by side (the last
+# prediction of each is of the next piece's first character); the final figures are of the whole text.
 CURVE_PIECES = 50
 CURVE_PIECE = 2000  # characters
 
@@ -65,7 +66,7 @@ class Train:
     tied: bool = False
     """Share the embedding with the output; needs embedding-size equal to hidden-size."""
     dropout: float = 0.0
-    """Probability that a feature is dropped between layers."""
+    """Probability that a feature is dropped: at the input, between layers, and at the output."""
     batch_size: int = 32
     """Streams of text read side by side."""
     chunk_length: int = 64
@@ -132,7 +133,7 @@ class Evaluate:
 
 def train_command(config: Train) -> None:
     """Data, model, loop, result."""
-    for name in ("steps", "evaluate_every", "checkpoint_every"):
+    for name in ("batch_size", "chunk_length", "steps", "evaluate_every", "checkpoint_every"):
         check_positive(name, getattr(config, name))
     out = config.out or runs.default_directory("char_lm")
     runs.check_out(out, resume=config.resume)
@@ -157,7 +158,7 @@ def train_command(config: Train) -> None:
         sample_text = write(model, params, vocabulary, "\n", 500, seed=config.seed, temperature=TEMPERATURE)
         runs.write_text(out / "samples" / f"step_{int(state.step):06d}.txt", sample_text)
         nats, count = text_nats(model, params, curve_ids, streams=CURVE_PIECES)
-        return {"valid_nats_per_char": nats / count}
+        return {"valid_estimate": nats / count}
 
     print(
         f"{config.corpus}: {len(text):,} characters, {len(vocabulary)} distinct; run in {out}", flush=True
@@ -168,7 +169,7 @@ def train_command(config: Train) -> None:
         train_step=training.step,
         chunk=lambda position: shard_chunk(streams.chunk(position), training.mesh),
         evaluate=evaluate,
-        criterion="valid_nats_per_char",
+        criterion="valid_estimate",
         steps=config.steps,
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
@@ -201,6 +202,8 @@ def pieces(ids: np.ndarray) -> np.ndarray:
 def build_model(config: Train, vocabulary_size: int) -> LanguageModel:
     """The model that the settings ask for."""
     check_positive("layers", config.layers)
+    if config.cell not in CELLS:
+        raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {config.cell!r}")
     return LanguageModel(
         vocabulary_size,
         [CELLS[config.cell](config.hidden_size)] * config.layers,
@@ -229,18 +232,26 @@ def build_training(config: Train, model: LanguageModel) -> Training:
         clip_value=config.clip_value,
     )
 
+    mesh = batch_mesh(config.batch_size)
+    key_params, key = jax.random.split(jax.random.key(config.seed))
+    carry = shard(model.initial_carry((config.batch_size,)), mesh, axis=0)
+    state = init_state(model.init(key_params), optimizer, (), key)
+    return Training(
+        replicate(state, mesh)._replace(carry=carry), truncated_step(stream_loss(model), optimizer), mesh
+    )
+
+
+def stream_loss(model: LanguageModel) -> Callable[..., tuple[jax.Array, Any]]:
+    """The mean loss of a chunk, the hidden state starting anew with every pass over the text."""
+
     def loss(params: Any, carry: Any, chunk: Chunk, key: jax.Array) -> tuple[jax.Array, Any]:
-        initial = model.initial_carry((config.batch_size,))
+        initial = model.initial_carry(chunk.inputs.shape[1:])
         carry = jax.tree.map(lambda a, b: jnp.where(chunk.first, a, b), initial, carry)
         carry, logits = model.apply(params, chunk.inputs, carry, key=key)
         nats, count = next_token_nats(logits, chunk.targets, chunk.mask)
         return nats / count, carry
 
-    mesh = batch_mesh(config.batch_size)
-    key_params, key = jax.random.split(jax.random.key(config.seed))
-    carry = shard(model.initial_carry((config.batch_size,)), mesh, axis=0)
-    state = init_state(model.init(key_params), optimizer, (), key)
-    return Training(replicate(state, mesh)._replace(carry=carry), truncated_step(loss, optimizer), mesh)
+    return loss
 
 
 def shard_chunk(chunk: Chunk, mesh: Mesh) -> Chunk:
@@ -332,7 +343,7 @@ def draw_learning_curve(out: Path, config: Train) -> None:
             [line["step"] * per_step for line in lines if key in line],
             [line[key] for line in lines if key in line],
         )
-        for name, key in {"training": "loss", "validation": "valid_nats_per_char"}.items()
+        for name, key in {"training": "loss", "validation": "valid_estimate"}.items()
     }
     learning_curve(
         out / "learning_curve.png",
@@ -345,6 +356,7 @@ def draw_learning_curve(out: Path, config: Train) -> None:
 
 def sample_command(config: Sample) -> None:
     """Print a prompt and its continuation."""
+    check_positive("length", config.length)
     model, params, vocabulary, _ = load_run(config.run)
     options = {
         name: getattr(config, name) for name in ("temperature", "top_k", "top_p", "feedback", "seed")

@@ -20,7 +20,7 @@ def scan_bptt(
     carry: Carry,
     inputs: Inputs,
 ) -> tuple[Carry, Array]:
-    """``scan_steps`` with the analytic gradient (Werbos 1990, eqs. 10-14).
+    """``scan_steps`` with the analytic gradient (Werbos 1990).
 
     Backward in time, the implicit chain gives δ_t at every step; the explicit derivatives follow for all
     steps at once::

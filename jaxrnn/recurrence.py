@@ -262,7 +262,7 @@ def _checked_lengths(xs: Array, lengths: Any) -> Array:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != xs.shape[1:-1]:
         raise ValueError(f"lengths must have the batch shape of xs {xs.shape[1:-1]}, got {lengths.shape}")
-    return lengths
+    return lengths.astype(jnp.int32)  # a narrower type could not hold the time it is compared with
 
 
 def _check(

@@ -23,7 +23,7 @@ class Inputs(NamedTuple):
 
 
 def select(mask: Array, when_true: Any, when_false: Any) -> Any:
-    """Leaf by leaf ``when_true`` where ``mask (*batch)`` holds, else ``when_false``, whose dtypes rule."""
+    """Leaf by leaf ``when_true`` where ``mask (*batch)`` holds, else ``when_false``."""
 
     def choose(a: Array, b: Array) -> Array:
         return jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim)), a, b)

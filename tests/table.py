@@ -1,5 +1,6 @@
 """The one table of cells: a row each, and every row passes every contract test."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,6 +20,14 @@ class Row(NamedTuple):
     reference: Callable  # one unbatched step in NumPy: (params, carry, x) -> (carry, y)
 
 
+@dataclasses.dataclass(frozen=True)
+class StartsAtHalf(jaxrnn.GRU):
+    """A cell whose initial carry is not zero, so that a reset to zero shows."""
+
+    def initial_carry(self, batch_shape=(), dtype=jnp.float32):
+        return jax.tree.map(lambda leaf: leaf + 0.5, super().initial_carry(batch_shape, dtype))
+
+
 CELLS = [
     Row("elman", jaxrnn.Elman(5), functools.partial(reference.elman, activation="tanh")),
     Row(
@@ -33,7 +42,7 @@ CELLS = [
     ),
     Row("lstm", jaxrnn.LSTM(5), reference.lstm),
     Row("gru-after", jaxrnn.GRU(5), reference.gru_after),
-    Row("gru-before", jaxrnn.GRU(5, reset="before"), reference.gru_before),
+    Row("gru-before", StartsAtHalf(5, reset="before"), reference.gru_before),
     Row(
         "stack",
         jaxrnn.Stack([jaxrnn.LSTM(4), jaxrnn.GRU(3), jaxrnn.Elman(5)]),

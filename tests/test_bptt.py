@@ -198,6 +198,21 @@ def test_the_gradient_of_a_long_padded_batch_is_that_of_its_sequences():
     assert relative_error(together, expected) < 1e-5
 
 
+@every_cell
+def test_bfloat16_parameters(row: Row):
+    """Parameters narrower than the inputs: gradients in the parameters' dtype, and as autodiff's."""
+    params = random_params(row.cell, "bfloat16")
+    _, xs, carry, lengths, _ = problem(row.cell, "float32")
+
+    def run(backward, params, xs, carry):
+        return jaxrnn.unroll(row.cell, params, xs, carry, lengths=lengths, backward=backward)
+
+    expected = gradients(functools.partial(run, "autodiff"), (params, xs, carry))
+    actual = gradients(functools.partial(run, "bptt"), (params, xs, carry))
+    assert jax.tree.map(lambda a: a.dtype, actual) == jax.tree.map(lambda a: a.dtype, expected)
+    assert relative_error(actual, expected) < 0.02  # autodiff rounds at every step
+
+
 def test_initial_carry_of_other_dtype_keeps_its_gradient_dtype():
     cell = jaxrnn.LSTM(5)
     params, xs, _, _, _ = problem(cell, "float32")

@@ -12,17 +12,21 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import char_lm
 from experiments.data.corpora import load_text
 from experiments.harness import command_line
-from jaxrnn.data.text import Vocabulary, split_in_order
+from jaxrnn.data.text import Chunk, Vocabulary, split_in_order
+from jaxrnn.models.language_model import next_token_nats
+from jaxrnn.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--hidden-size", "8", "--batch-size", "2", "--chunk-length", "8", "--steps", "60"]
-SMALL += ["--evaluate-every", "20"]
+SMALL += ["--evaluate-every", "20", "--dropout", "0.1"]
 COMMANDS = {
     "train": (char_lm.Train, char_lm.train_command),
     "sample": (char_lm.Sample, char_lm.sample_command),
@@ -40,6 +44,13 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text(inspect.getsource(argparse)[3000:3800])  # so short that a run passes it more than once
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "long.txt"
     path.write_text(inspect.getsource(argparse)[:20_000])
     return path
 
@@ -74,6 +85,24 @@ def test_a_run_leaves_what_it_promises(finished):
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]
     assert len((finished / "samples" / "step_000060.txt").read_text()) == 500
+
+
+def test_the_hidden_state_starts_anew_with_every_pass():
+    model = char_lm.build_model(char_lm.Train(hidden_size=4), vocabulary_size=3)
+    params, key = model.init(jax.random.key(0)), jax.random.key(1)
+    tokens = jnp.ones((5, 2), jnp.int32)
+    anew = model.initial_carry((2,))
+    carried = jax.tree.map(jnp.ones_like, anew)
+    loss = char_lm.stream_loss(model)
+    values = []
+    for first, start in ((True, anew), (False, carried)):
+        chunk = Chunk(tokens, tokens, np.ones((5, 2), bool), np.asarray(first))
+        _, logits = model.apply(params, tokens, start)
+        value, _ = loss(params, carried, chunk, key)
+        nats, count = next_token_nats(logits, tokens)
+        assert float(value) == pytest.approx(float(nats / count), rel=1e-6)
+        values.append(float(value))
+    assert values[0] != pytest.approx(values[1], rel=1e-3)
 
 
 def test_evaluate_reproduces_the_validation_figure(finished, corpus, tmp_path, capsys):
@@ -129,18 +158,25 @@ def test_stopping_and_resuming_changes_nothing(finished, corpus, tmp_path):
 
 
 def assert_same_run(out, expected):
+    """Metrics, vocabulary, and every leaf of the last state: parameters, optimiser, carry, step and key."""
     assert read_metrics(out) == read_metrics(expected)
-    model, params, vocabulary, config = char_lm.load_run(out)
-    other_model, other, other_vocabulary, _ = char_lm.load_run(expected)
-    assert (model, vocabulary) == (other_model, other_vocabulary)
-    for a, b in zip(params.layers[0], other.layers[0], strict=True):
+    assert Vocabulary.load(out / "vocabulary.json") == Vocabulary.load(expected / "vocabulary.json")
+    state, other = last_state(out), last_state(expected)
+    assert int(state.step) == 60
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(params.w_out, other.w_out)
     saved = json.loads((out / "summary.json").read_text())
     reference = json.loads((expected / "summary.json").read_text())
     for name in ("valid_nats_per_char", "test_nats_per_char"):
         assert saved[name] == reference[name]
-    assert config.steps == 60
+
+
+def last_state(out):
+    model, _, _, config = char_lm.load_run(out)
+    with Checkpoints(out / "checkpoints", read_only=True) as checkpoints:
+        like = char_lm.build_training(config, model).state
+        state, _ = checkpoints.restore(checkpoints.latest, like)
+    return state._replace(key=jax.random.key_data(state.key))
 
 
 def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
@@ -155,7 +191,7 @@ def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
 def test_tensorboard_and_plain_adam_without_clipping(corpus, tmp_path):
     out = tmp_path / "run"
     options = ["--tensorboard", "--clip-norm", "None", "--clip-value", "0.1", "--layers", "2"]
-    options += ["--embedding-size", "8", "--tied", "--dropout", "0.1"]
+    options += ["--embedding-size", "8", "--tied"]
     run("train", "--corpus", corpus, "--out", out, *SMALL, *options)
     assert list(out.glob("events.out.tfevents.*"))
 
@@ -252,8 +288,8 @@ class TestBadInput:
         [
             (["--hidden-size", "0"], "hidden_size must be a positive integer, got 0"),
             (["--layers", "-1"], "layers must be a positive integer, got -1"),
-            (["--batch-size", "0"], "streams must be a positive integer, got 0"),
-            (["--chunk-length", "0"], "time must be a positive integer, got 0"),
+            (["--batch-size", "0"], "batch_size must be a positive integer, got 0"),
+            (["--chunk-length", "0"], "chunk_length must be a positive integer, got 0"),
             (["--steps", "0"], "steps must be a positive integer, got 0"),
             (["--evaluate-every", "0"], "evaluate_every must be a positive integer, got 0"),
             (["--checkpoint-every", "-5"], "checkpoint_every must be a positive integer, got -5"),
@@ -267,8 +303,8 @@ class TestBadInput:
             (["--resume"], "holds no run: there is no config.json"),
         ],
     )
-    def test_settings(self, arguments, message, corpus, tmp_path, capsys):
-        assert message in self.train_fails(capsys, tmp_path, "--corpus", corpus, *arguments)
+    def test_settings(self, arguments, message, long_corpus, tmp_path, capsys):
+        assert message in self.train_fails(capsys, tmp_path, "--corpus", long_corpus, *arguments)
 
     def test_unknown_cell_and_command(self, tmp_path, capsys):
         assert "mamba" in self.train_fails(capsys, tmp_path, "--cell", "mamba")
@@ -297,7 +333,7 @@ class TestBadInput:
         error = self.fails(capsys, "sample", "--run", finished, "--temperature", "0")
         assert "temperature must be above 0" in error
         error = self.fails(capsys, "sample", "--run", finished, "--length", "0")
-        assert "max_length must be 1 or more, got 0" in error
+        assert "length must be a positive integer, got 0" in error
 
     def test_text_to_evaluate(self, finished, tmp_path, capsys):
         path = tmp_path / "text"
@@ -346,17 +382,14 @@ class TestBadInput:
         self, corpus, tmp_path, capsys
     ):
         out = tmp_path / "run"
-        options = [
-            "--learning-rate",
-            "1e30",
-            "--clip-norm",
-            "None",
-            "--cell",
-            "elman",
-            "--warmup-steps",
-            "0",
-        ]
+        options = ["--learning-rate", "1e38", "--clip-norm", "None", "--cell", "elman"]
+        options += ["--warmup-steps", "30", "--checkpoint-every", "1"]  # the first step's rate is zero
         with pytest.raises(SystemExit) as stopped:
             run("train", "--corpus", corpus, "--out", out, *SMALL, *options)
         assert stopped.value.code == 1
-        assert "training stopped at step" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "training stopped at step" in error
+        last = max(int(path.name) for path in (out / "checkpoints").iterdir())
+        assert f"the last good checkpoint is {out / 'checkpoints' / str(last)}." in error
+        for leaf in jax.tree.leaves(last_state(out).params):
+            assert np.isfinite(leaf).all()

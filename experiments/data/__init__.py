@@ -1,0 +1,1 @@
+"""Named corpora and the data directory."""

@@ -107,7 +107,7 @@ def standard_library(root: Path | None = None) -> str:
     """The running Python's own standard library as one text of about 10 million characters.
 
     Whole files that are ASCII, tests left out, in an order drawn from their names alone: the same
-    Python gives the same text everywhere, and the text's last part holds files of every kind.
+    installation gives the same text, and the text's last part holds files of every kind.
 
     Raises:
       ValueError: if this Python comes without its sources.

@@ -39,7 +39,7 @@ def main(
     program = f"python -m experiments.{Path(sys.argv[0]).stem}" + ("" if name == default else f" {name}")
     try:
         run(_parse(settings, arguments, program, description if name == default else None))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _fail(str(error))
     except FloatingPointError as error:
         _fail(str(error), code=1)

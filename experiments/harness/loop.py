@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 import tensorboardX
 
 from experiments.harness.progress import TrainingBar, training_bar
@@ -68,7 +69,10 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
         if resume and checkpoints.latest is not None:
             state, record = checkpoints.restore(checkpoints.latest, like=state)
             check_same_config(record.pop("config"), loop.config, loop.directory)
-            progress = _Progress(**record)
+            try:
+                progress = _Progress(**record)
+            except TypeError as error:
+                raise ValueError(f"the checkpoint in {loop.directory} is of another layout") from error
         metrics = Metrics(loop.directory / "metrics.jsonl")
         metrics.forget_after(int(state.step))
         with (
@@ -104,7 +108,7 @@ class _Session:
     ) -> None:
         self.loop, self.state, self.progress = loop, state, progress
         self.checkpoints, self.metrics, self.bar, self.events = checkpoints, metrics, bar, events
-        self.step = int(state.step)
+        self.step = self.logged_step = int(state.step)
         self.clock = self.saved_at = self.logged_at = time.monotonic()
 
     def advance(self) -> None:
@@ -117,7 +121,7 @@ class _Session:
         self.progress.position += 1
         self._tick()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise FloatingPointError(self._not_finite(loss, grad_norm))
+            raise FloatingPointError(self._not_finite(f"loss {loss}, gradient norm {grad_norm}"))
         self.progress.window.append(loss)
         evaluation_due = self.step % loop.evaluate_every == 0 or self.step == loop.steps
         if self.step % LOG_EVERY == 0 or evaluation_due:
@@ -128,19 +132,23 @@ class _Session:
             self.save()
 
     def save(self, loss: float = math.inf) -> None:
-        """Save a checkpoint, unless this step has one."""
+        """Save a checkpoint, unless this step has one; parameters that are not finite are never saved."""
+        norm = float(optax.tree.norm(self.state.params))
+        if not math.isfinite(norm):
+            raise FloatingPointError(self._not_finite(f"norm of the parameters {norm}"))
         record = {"config": self.loop.config, **vars(self.progress)}
         self.checkpoints.save(self.state, record, loss)
         self.saved_at = time.monotonic()
 
     def _log_training(self, grad_norm: float) -> None:
         window = self.progress.window
-        rate = len(window) * self.loop.items_per_step / (self.clock - self.logged_at)
+        steps = self.step - self.logged_step  # of this process: the window may hold an earlier one's
+        rate = steps * self.loop.items_per_step / (self.clock - self.logged_at)
         loss = float(np.mean(window))
         window.clear()
         self._log({"loss": loss, "grad_norm": grad_norm, "items_per_second": rate})
         self.bar.update(self.step, loss, rate)
-        self.logged_at = self.clock
+        self.logged_at, self.logged_step = self.clock, self.step
 
     def _evaluate(self) -> None:
         figures = self.loop.evaluate(self.state)
@@ -163,13 +171,13 @@ class _Session:
         self.progress.seconds += now - self.clock
         self.clock = now
 
-    def _not_finite(self, loss: float, grad_norm: float) -> str:
+    def _not_finite(self, what: str) -> str:
         last = self.checkpoints.latest
         saved = "nothing was saved yet"
         if last is not None:
             saved = f"the last good checkpoint is {self.checkpoints.directory / str(last)}"
         return (
-            f"training stopped at step {self.step}: loss {loss}, gradient norm {grad_norm}; {saved}. "
+            f"training stopped at step {self.step}: {what}; {saved}. "
             "Try a lower --learning-rate or a smaller --clip-norm."
         )
 

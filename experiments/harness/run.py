@@ -78,9 +78,12 @@ def load_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{directory} holds no run: there is no config.json")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: it holds no settings")
+    return config
 
 
 def config_record(config: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Deltas, DType, Params, Residuals, SizedCell
+from jaxrnn.checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class AffineCell(SizedCell):
 
 def draw_w_ih(key: Array, in_features: int, gates: int, hidden: int, dtype: DType) -> Array:
     """Input weights ``(in_features, gates·hidden)``, LeCun normal (variance 1/in_features)."""
+    check_positive("in_features", in_features)
     shape = (in_features, gates * hidden)
     return jax.nn.initializers.lecun_normal()(key, shape, jnp.float32).astype(dtype)
 
@@ -79,15 +81,17 @@ def weight_grad(inputs: Array, deltas: Array, weight: Array) -> Array:
     """Σ inputsᵀ·δ over all leading axes, as one matrix product, in the dtype of ``weight``."""
     leading = tuple(range(deltas.ndim - 1))
     # Leading axes are contracted as they are, not flattened first: a sharded batch axis stays sharded.
-    # Summed in the weight's own dtype: thousands of steps would drown in bfloat16.
-    return jax.lax.dot_general(
+    total = jax.lax.dot_general(
         inputs.astype(deltas.dtype),
         deltas,
         ((leading, leading), ((), ())),
-        preferred_element_type=weight.dtype,
+        # Not less than the weight's own dtype: thousands of steps would drown in bfloat16.
+        preferred_element_type=jnp.promote_types(deltas.dtype, weight.dtype),
     )
+    return total.astype(weight.dtype)
 
 
 def bias_grad(deltas: Array, bias: Array) -> Array:
     """Σ δ over all leading axes, in the dtype of ``bias``."""
-    return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)), dtype=bias.dtype)
+    dtype = jnp.promote_types(deltas.dtype, bias.dtype)
+    return jnp.sum(deltas, axis=tuple(range(deltas.ndim - 1)), dtype=dtype).astype(bias.dtype)

@@ -22,6 +22,8 @@ Noise = Any
 Residuals = Any
 Deltas = Any
 
+_STEP_PARTS = ("step", "step_fwd", "step_bwd")
+
 
 class Cell:
     """One step of a recurrent network: configuration in a frozen dataclass, mathematics in pure methods.
@@ -34,7 +36,7 @@ class Cell:
 
     With S_t the carry, z_t the pre-activations and δ_t = ∂L/∂z_t, the four parts are those of
     back-propagation through time (Werbos 1990, "Backpropagation through time: what it does and how
-    to do it", eqs. 10-14):
+    to do it"):
 
     - ``step_fwd``: S_t, y_t = step(params, S_{t-1}, x_t), and what the derivative will need;
     - ``step_bwd``: from ∂L/∂S_t and ∂L/∂y_t to ∂L/∂S_{t-1} and δ_t, the chain ∂S_t/∂S_{t-1};
@@ -53,7 +55,10 @@ class Cell:
     @property
     def has_derivative(self) -> bool:
         """Whether the cell carries its hand-derived derivative, which ``backward="bptt"`` needs."""
-        return type(self).step_bwd is not Cell.step_bwd
+        # A subclass that changes the step alone has left the derivative behind.
+        classes = type(self).__mro__
+        depth = {n: next(i for i, c in enumerate(classes) if n in vars(c)) for n in _STEP_PARTS}
+        return type(self).step_bwd is not Cell.step_bwd and depth["step_bwd"] == min(depth.values())
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> Params:
         """Draw the parameters for inputs of ``in_features``, as a pytree of arrays of ``dtype``."""

@@ -77,7 +77,7 @@ class LSTM(AffineCell):
       dtype: compute dtype, or None.
 
     Raises:
-      ValueError: for a size below 1.
+      ValueError: for a size below 1, or a forget bias that is neither.
 
     >>> cell = LSTM(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), in_features=3)
@@ -87,6 +87,11 @@ class LSTM(AffineCell):
     """
 
     forget_bias: float | Chrono = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.forget_bias, float | int | Chrono):
+            raise ValueError(f"forget_bias must be a number or Chrono(...), got {self.forget_bias!r}")
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> LSTMParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, bias zero but for f."""

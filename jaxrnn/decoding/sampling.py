@@ -118,6 +118,7 @@ def sample(
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
     if feedback not in get_args(Feedback):
         raise ValueError(f'feedback must be "token" or "softmax", got {feedback!r}')
+    top_p = None if top_p == 1 else top_p  # all of it: the running sum would lose the tail to rounding
     choice = _Choice(True, top_k, top_p is not None, feedback)
     coldest = float(jnp.finfo(jnp.float32).tiny)  # below it float32 is 0, and 0 / 0 is no number
     limits = (jnp.float32(max(temperature, coldest)), jnp.float32(1 if top_p is None else top_p))
@@ -214,7 +215,8 @@ def _scan(
             token = draw(keys, chosen_from).astype(jnp.int32)
         else:
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        score = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
+        log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        score = jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
         if end is not None:
             token = jnp.where(done, end, token)
         score = jnp.where(done, 0, score)

@@ -132,9 +132,11 @@ class LanguageModel:
           the last carry and the logits.
 
         Raises:
-          ValueError: for shapes that do not fit (``unroll``).
+          ValueError: for tokens that are not integers, or shapes that do not fit (``unroll``).
         """
         tokens = jnp.asarray(tokens)
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"tokens must be integers, got {tokens.dtype}")
         keys = None if key is None else jax.random.split(key, len(self.cells) + 1)
         time, batch_shape = tokens.shape[0], tokens.shape[1:]
         ys = self._embed(params, tokens)
@@ -212,6 +214,7 @@ def next_token_nats(
     1.3863
     """
     targets = jnp.asarray(targets)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # a sum of thousands of terms
     if mask is None:
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return jnp.sum(nats), jnp.asarray(nats.size)
@@ -259,6 +262,8 @@ def text_nats(
     >>> print(f"{nats / count:.4f}", count)  # ln 4
     1.3863 4
     """
+    if len(ids) < 2:
+        raise ValueError(f"the text is too short: at least 2 characters are needed, got {len(ids)}")
     chunks = Streams(np.asarray(ids), streams, min(time, -(-len(ids) // streams)), drop_last=False)
     carry = model.initial_carry((streams,), params.b_out.dtype)
     nats, count = 0.0, 0

@@ -1,0 +1,1 @@
+"""The train state, truncated back-propagation through time, and checkpoints."""

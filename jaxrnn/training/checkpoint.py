@@ -112,11 +112,12 @@ class Checkpoints:
             ``like`` (the leaf is named).
         """
         saved = _shapes(self._load(step, state=None))
-        for path, shape in _shapes(like).items():
-            if saved.get(path) != shape:
+        expected = _shapes(like)
+        for path in [*expected, *saved]:
+            if saved.get(path) != expected.get(path):
                 raise ValueError(
                     f"checkpoint {step} in {self.directory} does not fit: {path} should have shape "
-                    f"{shape}, got {saved.get(path, 'nothing')}"
+                    f"{expected.get(path, 'nothing')}, got {saved.get(path, 'nothing')}"
                 )
         target = jax.tree.map(_abstract, like)
         loaded = self._load(step, state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
