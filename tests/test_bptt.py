@@ -61,6 +61,7 @@ def test_ragged_with_resets(row: Row, reverse, remat, dtype):
     assert_agree(run, (params, xs, carry), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", CELLS[:4], ids=lambda row: row.name)
 def test_bidirectional_two_layers(row: Row, dtype):
     params, xs, _, lengths, _ = problem(row.cell, dtype)
@@ -118,6 +119,7 @@ def test_second_order(row: Row, float64):
     assert relative_error(by_reverse(params), by_forward(params)) < 1e-11
 
 
+@pytest.mark.slow
 @every_cell
 def test_against_central_differences(row: Row, float64):
     """Neither autodiff nor the scan's transpose is involved; relu's kink is far enough away."""
@@ -198,6 +200,7 @@ def test_the_gradient_of_a_long_padded_batch_is_that_of_its_sequences():
     assert relative_error(together, expected) < 1e-5
 
 
+@pytest.mark.slow
 @every_cell
 def test_bfloat16_parameters(row: Row):
     """Parameters narrower than the inputs: gradients in the parameters' dtype, and as autodiff's."""

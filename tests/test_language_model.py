@@ -28,6 +28,7 @@ def made(**options):
     return model, random_like(model.init(jax.random.key(0)), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"embedding_size": 7}, {"embedding_size": 4, "tied": True}],

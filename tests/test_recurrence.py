@@ -114,6 +114,7 @@ def test_equals_a_loop_of_steps(row: Row, dtype):
     assert relative_error(actual, (expected, jnp.stack(ys))) < TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 @every_cell
 @backwards_and_dtypes
 def test_under_jit_vmap_and_scan_unroll(row: Row, backward, dtype):
@@ -132,6 +133,7 @@ def test_under_jit_vmap_and_scan_unroll(row: Row, backward, dtype):
     assert relative_error(run(xs, carry, lengths, resets, scan_unroll=3), expected) < tolerance
 
 
+@pytest.mark.slow
 @every_cell
 @backwards_and_dtypes
 def test_over_devices(row: Row, backward, dtype):

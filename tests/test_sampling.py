@@ -15,6 +15,8 @@ from jaxrnn.decoding.sampling import Decoded, _scan, greedy, sample
 from jaxrnn.models.language_model import LanguageModel
 from tests.table import random_like
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY, LANES, LENGTH, END = 5, 4, 12, 2
 _random = np.random.default_rng(0)
 TABLE = _random.normal(size=(3, VOCABULARY, VOCABULARY)).astype(np.float32)
