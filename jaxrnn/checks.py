@@ -13,6 +13,12 @@ def check_positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
+def check_positive_number(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a finite number above 0."""
+    if not isinstance(value, float | int) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
 def check_shapes(what: str, expected: Any, actual: Any) -> None:
     """Raise ValueError, naming the leaf, unless two pytrees have the same structure and shapes, and
     ``actual`` is floating-point where ``expected`` is.

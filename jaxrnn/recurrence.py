@@ -6,14 +6,14 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Inexact, Int
 
 from jaxrnn.bptt import scan_bptt
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
 from jaxrnn.checks import check_positive
-from jaxrnn.scan import Inputs, scan_steps, select, zeros
+from jaxrnn.inputs import checked, prepare
+from jaxrnn.scan import Inputs, associative_steps, scan_steps
 
 Backward = Literal["autodiff", "bptt"]
 
@@ -72,10 +72,7 @@ def unroll(
     >>> ys.shape, bool(jnp.all(ys[:, 1] == 0))
     ((5, 2, 4), True)
     """
-    xs = jnp.asarray(xs)
-    lengths = None if lengths is None else _checked_lengths(xs, lengths)
-    resets = None if resets is None else jnp.asarray(resets)
-    _check(cell, params, xs, carry, lengths, resets, noise)
+    xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, noise)
     if backward not in get_args(Backward):
         raise ValueError(f'backward must be "autodiff" or "bptt", got {backward!r}')
     if backward == "bptt" and not cell.has_derivative:
@@ -145,6 +142,72 @@ def bidirectional(
     return (forward_carry, backward_carry), jnp.concatenate([forward_ys, backward_ys], axis=-1)
 
 
+def parallel_unroll(
+    cell: Cell,
+    params: Params,
+    xs: Inexact[ArrayLike, "time *batch in_features"],
+    carry: Carry | None = None,
+    *,
+    lengths: Int[ArrayLike, "*batch"] | None = None,
+    resets: Bool[ArrayLike, "time *batch"] | None = None,
+    reverse: bool = False,
+) -> tuple[Carry, Inexact[Array, "time *batch out_features"]]:
+    """``unroll`` of a cell that is affine in its carry, in parallel over time.
+
+    The steps S_t = a_t ⊙ S_{t-1} + b_t compose to one of the same form, so that a parallel prefix sum
+    (Blelloch 1990, "Prefix sums and their applications") takes about 2·log₂(time) dependent operations
+    instead of time::
+
+        (a, b) ∘ (a′, b′) = (a′ a, a′ b + b′)        S_t = A_t ⊙ S_0 + B_t
+
+    Equal to ``unroll`` but for rounding; nothing is divided, so that saturated gates do no harm.
+
+    Args:
+      cell: a cell with ``affine``: ``MinGRU``, ``MinLSTM``.
+      params: its parameters; these and all others as in ``unroll``.
+      xs: inputs.
+      carry: carry before the first step.
+      lengths: steps of each sequence.
+      resets: True at the first position of a segment.
+      reverse: run from step length−1 down to 0.
+
+    Returns:
+      the carry after the last step, and ys ``(time, *batch, out_features)``.
+
+    Raises:
+      ValueError: as ``unroll``, and for a cell that is not affine in its carry.
+
+    >>> from jaxrnn import MinGRU
+    >>> cell = MinGRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), in_features=3)
+    >>> xs = jax.random.normal(jax.random.key(1), (100, 2, 3))
+    >>> _, ys = parallel_unroll(cell, params, xs)
+    >>> bool(jnp.allclose(ys, unroll(cell, params, xs)[1], atol=1e-5))
+    True
+    """
+    if type(cell).affine is Cell.affine:
+        raise ValueError(f"parallel_unroll needs a cell that is affine in its carry, got {cell}")
+    xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, None)
+    return _parallel_unroll(cell, params, xs, carry, lengths, resets, reverse=reverse)
+
+
+@functools.partial(jax.jit, static_argnames=("cell", "reverse"))
+def _parallel_unroll(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    lengths: Array | None,
+    resets: Array | None,
+    *,
+    reverse: bool,
+) -> tuple[Carry, Array]:
+    params, initial, carry, inputs = prepare(
+        cell, params, xs, carry, lengths, resets, None, reverse=reverse
+    )
+    return associative_steps(cell, params, initial, carry, inputs, reverse=reverse)
+
+
 @functools.partial(jax.jit, static_argnames=("cell", "reverse", "backward", "remat", "scan_unroll"))
 def _unroll(
     cell: Cell,
@@ -160,19 +223,8 @@ def _unroll(
     remat: int | None,
     scan_unroll: int,
 ) -> tuple[Carry, Array]:
-    time, batch_shape = xs.shape[0], xs.shape[1:-1]
-    initial = cell.initial_carry(batch_shape, jnp.result_type(*jax.tree.leaves(params), xs))
-    if carry is None:
-        carry = initial
-    initial = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), initial, carry)
-    valid = None
-    if lengths is not None:
-        steps = jnp.arange(time).reshape(time, *(1 for _ in batch_shape))
-        valid = steps < jnp.clip(lengths, 0, time)
-        xs = select(valid, xs, zeros(xs))
-    resets = _resets_before_step(resets, valid, reverse)
-    params, initial, carry, inputs = _match_varying(
-        (params, initial, carry, Inputs(xs, jax.lax.stop_gradient(noise), valid, resets))
+    params, initial, carry, inputs = prepare(
+        cell, params, xs, carry, lengths, resets, noise, reverse=reverse
     )
 
     def run(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
@@ -180,21 +232,9 @@ def _unroll(
             return scan_bptt(cell, reverse, scan_unroll, params, initial, carry, inputs)
         return scan_steps(cell, params, initial, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
 
-    if remat is None or time <= remat:
+    if remat is None or xs.shape[0] <= remat:
         return run(params, carry, inputs)
     return _in_chunks(run, params, carry, inputs, chunk=remat, reverse=reverse)
-
-
-def _resets_before_step(resets: Array | None, valid: Array | None, reverse: bool) -> Array | None:
-    """Where the carry is put back before a step, from where segments begin."""
-    if resets is None:
-        return None
-    if valid is not None:
-        resets = resets & valid
-    if not reverse:
-        return resets
-    # Backward in time, the edge between t-1 and t is crossed on the way to step t-1.
-    return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
 
 
 def _in_chunks(
@@ -223,72 +263,3 @@ def _in_chunks(
 
     carry, ys = jax.lax.scan(body, carry, jax.tree.map(split, inputs), reverse=reverse)
     return carry, ys.reshape(chunks * chunk, *ys.shape[2:])[:time]
-
-
-def _match_varying(tree: Any) -> Any:
-    """All leaves varying over the same mesh axes, so that they may meet in a scan under ``shard_map``.
-
-    Outside the custom derivative on purpose: autodiff then sums the gradient of what was replicated.
-    """
-    axes = frozenset[str]().union(*map(_varying_axes, jax.tree.leaves(tree)))
-
-    def match(leaf: Array) -> Array:
-        missing = tuple(sorted(axes - _varying_axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(match, tree) if axes else tree
-
-
-def _varying_axes(leaf: Array) -> frozenset[str]:
-    """The mesh axes over which a value varies; JAX has had two names for them."""
-    kind = jax.typeof(leaf)
-    manual = getattr(kind, "manual_axis_type", None)
-    return getattr(kind, "vma", frozenset()) if manual is None else manual.varying
-
-
-def _checked_lengths(xs: Array, lengths: Any) -> Array:
-    """Lengths as an array; ValueError unless they are integers in [0, time], one per sequence."""
-    if not isinstance(lengths, jax.core.Tracer):
-        concrete = np.asarray(lengths)
-        if concrete.dtype.kind in "iu" and concrete.size:
-            low, high = int(concrete.min()), int(concrete.max())
-            if low < 0 or high > xs.shape[0]:
-                raise ValueError(
-                    f"lengths must lie in [0, {xs.shape[0]}] (the time axis of xs), "
-                    f"got values from {low} to {high}"
-                )
-    lengths = jnp.asarray(lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
-    if lengths.shape != xs.shape[1:-1]:
-        raise ValueError(f"lengths must have the batch shape of xs {xs.shape[1:-1]}, got {lengths.shape}")
-    return lengths.astype(jnp.int32)  # a narrower type could not hold the time it is compared with
-
-
-def _check(
-    cell: Cell,
-    params: Params,
-    xs: Array,
-    carry: Carry | None,
-    lengths: Array | None,
-    resets: Array | None,
-    noise: Noise,
-) -> None:
-    """Raise ValueError unless the arrays of an unroll fit each other."""
-    if not jnp.issubdtype(xs.dtype, jnp.inexact):
-        raise ValueError(f"xs must be floating-point, got {xs.dtype}")
-    if xs.ndim < 2:
-        raise ValueError(f"xs must be (time, *batch, in_features), of rank 2 or more, got shape {xs.shape}")
-    time, *batch_shape, in_features = xs.shape
-    one_step = jax.ShapeDtypeStruct((*batch_shape, in_features), xs.dtype)
-    if carry is None:
-        carry = jax.eval_shape(lambda: cell.initial_carry(tuple(batch_shape)))
-    cell.check(params, carry, one_step)
-    if resets is not None and (resets.dtype != bool or resets.shape != (time, *batch_shape)):
-        raise ValueError(
-            f"resets must be bool of shape {(time, *batch_shape)}, "
-            f"got {resets.dtype} of shape {resets.shape}"
-        )
-    for leaf in jax.tree.leaves(noise):
-        if leaf.ndim < 1 or leaf.shape[0] != time:
-            raise ValueError(f"every leaf of noise must lead with time {time}, got shape {leaf.shape}")

@@ -97,3 +97,44 @@ def scan_steps(
         return carry, y
 
     return jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)
+
+
+def associative_steps(
+    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, *, reverse: bool
+) -> tuple[Carry, Array]:
+    """The masked step of an affine cell over all time at once: last carry and outputs.
+
+    A reset makes a step start from ``initial`` (b = a ⊙ initial + b, then a = 0), padding makes it do
+    nothing (a = 1, b = 0). The first step starts from ``carry`` in the same way, so that S_t = b_t in the
+    end. Across a reset nothing is multiplied by 0, which would let a NaN through.
+    """
+    a, b = cell.affine(params, inputs.xs)
+    if not len(inputs.xs):
+        return carry, b.h
+    dtype, resets = b.h.dtype, inputs.resets
+    if inputs.valid is not None:
+        a, b = select(inputs.valid, (a, b), (jax.tree.map(jnp.ones_like, a), zeros(b)))
+    a, b = (jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, carry) for tree in (a, b))
+    if resets is not None:
+        afresh = jax.tree.map(lambda a, b, start: a * start + b, a, b, initial)
+        a, b = select(resets, (zeros(a), afresh), (a, b))
+    first, last = (-1, 0) if reverse else (0, -1)
+    before = carry if resets is None else select(resets[first], zeros(carry), carry)
+    b = jax.tree.map(lambda a, b, start: b.at[first].add(a[first] * start), a, b, before)
+
+    def compose(earlier: tuple, later: tuple) -> tuple:
+        a, b, begins = later
+        if begins is not None:
+            begins = earlier[2] | begins
+            earlier = select(later[2], zeros(earlier), earlier)
+        return (
+            jax.tree.map(jnp.multiply, a, earlier[0]),
+            jax.tree.map(lambda a, b, c: a * b + c, a, earlier[1], b),
+            begins,
+        )
+
+    _, carries, _ = jax.lax.associative_scan(compose, (a, b, resets), reverse=reverse)
+    ys = carries.h.astype(dtype)
+    if inputs.valid is not None:
+        ys = select(inputs.valid, ys, zeros(ys))
+    return jax.tree.map(lambda leaf: leaf[last], carries), ys

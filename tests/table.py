@@ -43,6 +43,30 @@ CELLS = [
     Row("lstm", jaxrnn.LSTM(5), reference.lstm),
     Row("gru-after", jaxrnn.GRU(5), reference.gru_after),
     Row("gru-before", StartsAtHalf(5, reset="before"), reference.gru_before),
+    Row("mgu", jaxrnn.MGU(5), reference.mgu),
+    # At scale 1, h would sum up all steps, more than the test in bfloat16 can hold.
+    Row("irnn", jaxrnn.IRNN(5, scale=0.5), functools.partial(reference.elman, activation="relu")),
+    Row("peephole", jaxrnn.PeepholeLSTM(5), reference.peephole),
+    Row("coupled", jaxrnn.CoupledLSTM(5), reference.coupled),
+    Row("layer-norm", jaxrnn.LayerNormLSTM(5), reference.layer_norm),
+    Row("projected", jaxrnn.ProjectedLSTM(5, 4), reference.projected),
+    Row("min-gru", jaxrnn.MinGRU(5), reference.min_gru),
+    Row("min-lstm", jaxrnn.MinLSTM(5), reference.min_lstm),
+    Row(
+        "residual",
+        jaxrnn.Residual(jaxrnn.GRU(3)),
+        functools.partial(reference.residual, step=reference.gru_after),
+    ),
+    Row(
+        "zoneout",
+        jaxrnn.Zoneout(jaxrnn.LSTM(5), rate_h=0.2, rate_c=0.4),
+        functools.partial(reference.zoneout, step=reference.lstm, keep=(0.2, 0.4)),
+    ),
+    Row(
+        "variational-dropout",
+        jaxrnn.VariationalDropout(jaxrnn.LSTM(5)),
+        functools.partial(reference.variational_dropout, step=reference.lstm),
+    ),
     Row(
         "stack",
         jaxrnn.Stack([jaxrnn.LSTM(4), jaxrnn.GRU(3), jaxrnn.Elman(5)]),

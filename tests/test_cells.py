@@ -9,6 +9,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn.cells.cell import Cell
+from tests import reference
 from tests.table import CELLS, IN_FEATURES, Row, random_carry, random_params, relative_error
 
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
@@ -106,26 +107,130 @@ def test_chrono_spans_the_memory_asked_for():
     np.testing.assert_array_equal(rest, 0)
 
 
-def test_gates_are_those_of_the_step(float64):
-    cell = jaxrnn.LSTM(5)
-    params, carry = random_params(cell, float64), random_carry(cell, (2,), float64)
-    x = jnp.ones((2, IN_FEATURES))
-    gates = cell.gates(params, carry, x)
-    after, y = cell.step(params, carry, x)
-    np.testing.assert_allclose(after.c, gates["f"] * carry.c + gates["i"] * gates["g"], rtol=1e-14)
-    np.testing.assert_allclose(y, gates["o"] * jnp.tanh(after.c), rtol=1e-14)
+@pytest.mark.slow
+def test_irnn_starts_as_an_elman_that_keeps_its_state():
+    cell = jaxrnn.IRNN(4, scale=0.5)
+    params = cell.init(jax.random.key(0), 3)
+    np.testing.assert_array_equal(params.w_hh, 0.5 * np.eye(4))
+    np.testing.assert_array_equal(params.b, 0)
+    assert cell.activation == "relu"
+    assert dataclasses.replace(cell, hidden_size=5) == jaxrnn.IRNN(5, scale=0.5)
+    assert cell != jaxrnn.IRNN(4)
+    carry = jaxrnn.ElmanCarry(h=jnp.arange(4.0))
+    after, _ = jaxrnn.IRNN(4).step(params._replace(w_hh=2 * params.w_hh), carry, jnp.zeros(3))
+    np.testing.assert_array_equal(after.h, carry.h)
 
-    gru = jaxrnn.GRU(5)
-    params, carry = random_params(gru, float64), random_carry(gru, (2,), float64)
-    gates = gru.gates(params, carry, x)
-    _, y = gru.step(params, carry, x)
-    np.testing.assert_allclose(y, (1 - gates["z"]) * gates["n"] + gates["z"] * carry.h, rtol=1e-14)
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
+def test_largest_slope_is_that_of_the_activation(activation, float64):
+    cell = jaxrnn.Elman(1, activation)
+    params = jaxrnn.ElmanParams(w_ih=jnp.ones((1, 1)), w_hh=jnp.zeros((1, 1)), b=jnp.zeros(1))
+
+    def act(z):
+        return cell.step(params, jaxrnn.ElmanCarry(h=jnp.zeros(1)), z[None])[1][0]
+
+    slopes = jax.vmap(jax.grad(act))(jnp.linspace(-3, 3, 601))
+    assert float(slopes.max()) == pytest.approx(cell.largest_slope, rel=1e-12)
+    assert jaxrnn.LSTM(1).largest_slope is None
+
+
+@pytest.mark.slow
+def test_projections_start_orthonormal():
+    params = jaxrnn.ProjectedLSTM(6, 4).init(jax.random.key(0), 3)
+    np.testing.assert_allclose(params.w_hr.T @ params.w_hr, np.eye(4), atol=1e-6)
+    for gate in jnp.split(params.w_hh, 4, axis=1):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(4), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_forget_bias_is_that_of_the_forget_gate_in_every_lstm():
+    key = jax.random.key(0)
+    cells = [jaxrnn.PeepholeLSTM(6, 2.0), jaxrnn.LayerNormLSTM(6, 2.0), jaxrnn.ProjectedLSTM(6, 4, 2.0)]
+    for cell in cells:
+        np.testing.assert_array_equal(cell.init(key, 3).b, np.repeat([0, 2, 0, 0], 6))
+    np.testing.assert_array_equal(jaxrnn.CoupledLSTM(6, 2.0).init(key, 3).b, np.repeat([2, 0, 0], 6))
+    b = jaxrnn.CoupledLSTM(1000, jaxrnn.Chrono(100)).init(key, 3).b
+    assert 97 < float(jnp.exp(b[:1000]).max()) <= 99
+    np.testing.assert_array_equal(b[1000:], 0)
+
+
+@pytest.mark.slow
+def test_layer_norm_does_not_see_the_scale_of_its_products():
+    cell = jaxrnn.LayerNormLSTM(5)
+    params = cell.init(jax.random.key(0), IN_FEATURES)
+    carry, x = random_carry(cell, (2,), "float32"), 100 * jnp.ones((2, IN_FEATURES))
+    _, y = cell.step(params, carry, x)
+    _, same = cell.step(params._replace(w_ih=7 * params.w_ih), carry, x)
+    np.testing.assert_allclose(same, y, rtol=1e-4)
+    _, zero = cell.step(params, cell.initial_carry((2,)), jnp.zeros_like(x))  # variance 0
+    assert np.all(np.isfinite(zero))
+
+
+@every_cell
+def test_gates_lie_between_0_and_1(row: Row):
+    params, carry = random_params(row.cell, "float32"), random_carry(row.cell, (2,), "float32")
+    gates = row.cell.gates(params, carry, jnp.ones((2, IN_FEATURES)))
+    for gate in gates.values():
+        assert gate.shape[:-1] == (2,)
+        assert np.all((gate > 0) & (gate < 1))
+
+
+def lstm_gates(z):
+    i, f, _, o = np.split(z, 4)
+    return {"i": i, "f": f, "o": o}
+
+
+def peephole_gates(p, h, c, x, c_after):
+    z = lstm_gates(x @ p.w_ih + h @ p.w_hh + p.b)
+    return {"i": z["i"] + p.p_i * c, "f": z["f"] + p.p_f * c, "o": z["o"] + p.p_o * c_after}
+
+
+def coupled_gates(p, h, c, x, c_after):
+    f, _, o = np.split(x @ p.w_ih + h @ p.w_hh + p.b, 3)
+    return {"i": -f, "f": f, "o": o}  # 1 − σ(f) = σ(−f)
+
+
+def layer_norm_gates(p, h, c, x, c_after):
+    from_x, from_h = reference.normalize(x @ p.w_ih), reference.normalize(h @ p.w_hh)
+    return lstm_gates(p.scale_ih * from_x + p.scale_hh * from_h + p.b)
+
+
+def gru_gates(p, h, c, x, c_after):
+    r, z, _ = np.split(x @ p.w_ih + p.b_ih + h @ p.w_hh + p.b_hh, 3)
+    return {"r": r, "z": z}
+
+
+# The pre-activations of every gate, from (params, h, c, x, c after the step).
+GATES = [
+    (jaxrnn.Elman(5), lambda *_: {}),
+    (jaxrnn.LSTM(5), lambda p, h, c, x, _: lstm_gates(x @ p.w_ih + h @ p.w_hh + p.b)),
+    (jaxrnn.PeepholeLSTM(5), peephole_gates),
+    (jaxrnn.CoupledLSTM(5), coupled_gates),
+    (jaxrnn.LayerNormLSTM(5), layer_norm_gates),
+    (jaxrnn.ProjectedLSTM(5, 4), lambda p, h, c, x, _: lstm_gates(x @ p.w_ih + h @ p.w_hh + p.b)),
+    (jaxrnn.GRU(5), gru_gates),
+    (jaxrnn.MGU(5), lambda p, h, c, x, _: {"f": np.split(x @ p.w_ih + h @ p.w_hh + p.b, 2)[0]}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell", "expected"), GATES, ids=lambda value: type(value).__name__)
+def test_gates_are_those_of_the_equations(cell, expected, float64):
+    params, carry = random_params(cell, float64), random_carry(cell, (), float64)
+    x = jnp.asarray(np.random.default_rng(2).standard_normal(IN_FEATURES))
+    after, _ = cell.step(params, carry, x)
+    c, c_after = getattr(carry, "c", None), getattr(after, "c", None)
+    pre_activations = expected(*jax.tree.map(np.asarray, (params, carry.h, c, x, c_after)))
+    gates = cell.gates(params, carry, x)
+    assert gates.keys() == pre_activations.keys()
+    for name, gate in gates.items():
+        np.testing.assert_allclose(gate, reference.sigmoid(pre_activations[name]), rtol=1e-14)
 
 
 @pytest.mark.usefixtures("as_users_run")
 class TestBadInput:
     @pytest.mark.parametrize("size", [0, -1, 2.5, True])
-    @pytest.mark.parametrize("make", [jaxrnn.Elman, jaxrnn.LSTM, jaxrnn.GRU])
+    @pytest.mark.parametrize("make", [jaxrnn.Elman, jaxrnn.LSTM, jaxrnn.GRU, jaxrnn.MGU, jaxrnn.IRNN])
     def test_size(self, make, size):
         with pytest.raises(ValueError, match=f"hidden_size must be a positive integer, got {size}"):
             make(size)
@@ -135,6 +240,14 @@ class TestBadInput:
             jaxrnn.Elman(3, activation="gelu")
         with pytest.raises(ValueError, match=r"reset must be .* got 'never'"):
             jaxrnn.GRU(3, reset="never")
+        for scale in (0, -1.0, float("nan"), float("inf"), True, "1"):
+            with pytest.raises(ValueError, match=f"scale must be a positive number, got {scale!r}"):
+                jaxrnn.IRNN(3, scale=scale)
+        with pytest.raises(ValueError, match="projection_size must be a positive integer, got 0"):
+            jaxrnn.ProjectedLSTM(3, 0)
+        for make in (jaxrnn.LSTM, jaxrnn.PeepholeLSTM, jaxrnn.CoupledLSTM, jaxrnn.LayerNormLSTM):
+            with pytest.raises(ValueError, match=r"forget_bias must be a number or .* got 'one'"):
+                make(3, forget_bias="one")
         with pytest.raises(ValueError, match="Stack needs at least one cell"):
             jaxrnn.Stack([])
         with pytest.raises(ValueError, match="longest_span must be an integer of 3 or more, got 2"):

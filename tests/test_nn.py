@@ -1,5 +1,7 @@
 """The NNX modules: the unroll behind them, called as ``flax.nnx.RNN`` is called."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,6 +127,21 @@ def test_noise_comes_from_its_own_stream():
     assert relative_error(layer(inputs()), layer(inputs())) > 1e-3
     silent = RNN(Noisy(HIDDEN), IN, rngs=nnx.Rngs(0))
     assert relative_error(silent(inputs()), silent(inputs())) == 0
+
+
+def test_eval_draws_no_noise():
+    """As in ``nnx.Dropout``: ``eval`` and ``train`` reach every layer; a view changes itself alone."""
+    make = functools.partial(StackedRNN, jaxrnn.Zoneout(jaxrnn.Elman(HIDDEN)), IN, num_layers=2)
+    stack, silent = make(rngs=nnx.Rngs(0, noise=1)), make(rngs=nnx.Rngs(0))
+    run = nnx.jit(lambda stack: stack(inputs()))
+    expected = run(silent)
+    assert relative_error(run(stack), expected) > 1e-3
+    assert relative_error(run(nnx.view(stack, deterministic=True)), expected) < 1e-6
+    assert relative_error(run(stack), expected) > 1e-3
+    stack.eval()
+    assert relative_error(run(stack), expected) < 1e-6
+    stack.train()
+    assert relative_error(run(stack), run(stack)) > 1e-3
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -23,11 +23,17 @@ def test_the_code_runs_and_prints_what_it_says():
         [sys.executable, "-c", "".join(BLOCKS)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
-    error, first_state, second_state, probability = run.stdout.strip().splitlines()
+    lines = run.stdout.strip().splitlines()
+    error, first_state, second_state, probability = lines[:4]
     assert 0 < float(error) < 1e-14
     assert first_state.startswith("[[ 0.4621")
     assert second_state.startswith(" [ 0.9446")
     assert float(probability) > 0.99
+    assert lines[4] == "Leaky(hidden_size=5)"
+    shown = next(block for block in README.split("```") if block.strip().startswith(lines[4]))
+    for line, printed in zip(shown.strip().splitlines()[:-1], lines[4:-1], strict=True):
+        assert line.split()[0] == printed.split()[0]
+    assert re.match(r"largest relative error: \d\.\de-(09|1\d), finite_difference", lines[-1])
 
 
 def test_every_file_in_the_tree_exists():

@@ -11,6 +11,7 @@ LEVELS = [
     ["jaxrnn.checks"],
     ["jaxrnn.cells"],
     ["jaxrnn.scan"],
+    ["jaxrnn.inputs"],
     ["jaxrnn.bptt"],
     ["jaxrnn.recurrence"],
     ["jaxrnn.gradients", "jaxrnn.attention"],

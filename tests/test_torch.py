@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="the peers extra is not installed")
 
 pytestmark = pytest.mark.slow
 
-TIME, BATCH, IN, HIDDEN, LAYERS = 9, 4, 3, 5, 2
+TIME, BATCH, IN, HIDDEN, PROJECTION, LAYERS = 9, 4, 3, 5, 2, 2
 LENGTHS = np.array([9, 7, 4, 1])  # torch cannot pack a length of 0
 
 PEERS = {
@@ -23,6 +23,10 @@ PEERS = {
     ),
     "lstm": (jaxrnn.LSTM(HIDDEN), torch.nn.LSTM),
     "gru": (jaxrnn.GRU(HIDDEN), torch.nn.GRU),
+    "projected": (
+        jaxrnn.ProjectedLSTM(HIDDEN, PROJECTION),
+        lambda *a, **k: torch.nn.LSTM(*a, proj_size=PROJECTION, **k),
+    ),
 }
 
 
@@ -36,9 +40,12 @@ def params_of(name, layer, suffix, attribute):
     w_ih, w_hh, b_ih, b_hh = get("weight_ih").T, get("weight_hh").T, get("bias_ih"), get("bias_hh")
     if name == "gru":
         return jaxrnn.GRUParams(w_ih, w_hh, b_ih, b_hh)
-    kind = jaxrnn.LSTMParams if name == "lstm" else jaxrnn.ElmanParams
     # The gradient of the sum is that of either term.
-    return kind(w_ih, w_hh, b_ih + b_hh if attribute == "data" else b_ih)
+    b = b_ih + b_hh if attribute == "data" else b_ih
+    if name == "projected":
+        return jaxrnn.ProjectedParams(w_ih, w_hh, b, get("weight_hr").T)
+    kind = jaxrnn.LSTMParams if name == "lstm" else jaxrnn.ElmanParams
+    return kind(w_ih, w_hh, b)
 
 
 def all_params(name, layer, attribute):
@@ -56,8 +63,8 @@ def test_two_bidirectional_layers_on_a_packed_batch(name, backward, float64):
     layer = make(IN, HIDDEN, num_layers=LAYERS, bidirectional=True).double()
     random = np.random.default_rng(0)
     xs = random.standard_normal((TIME, BATCH, IN))
-    weights = random.standard_normal((TIME, BATCH, 2 * HIDDEN))
-    last_weights = random.standard_normal((2 * LAYERS, BATCH, HIDDEN))
+    weights = random.standard_normal((TIME, BATCH, 2 * cell.out_features))
+    last_weights = {n: random.standard_normal((2 * LAYERS, BATCH, n)) for n in (PROJECTION, HIDDEN)}
 
     their_xs = torch.tensor(xs, requires_grad=True)
     packed = torch.nn.utils.rnn.pack_padded_sequence(their_xs, torch.tensor(LENGTHS))
@@ -65,7 +72,7 @@ def test_two_bidirectional_layers_on_a_packed_batch(name, backward, float64):
     their_ys, _ = torch.nn.utils.rnn.pad_packed_sequence(packed_ys)
     last = last if isinstance(last, tuple) else (last,)
     loss = (torch.sin(their_ys) * torch.tensor(weights)).sum()
-    loss = loss + sum((state * torch.tensor(last_weights)).sum() for state in last)
+    loss = loss + sum((state * torch.tensor(last_weights[state.shape[-1]])).sum() for state in last)
     loss.backward()
 
     def run(params, xs):
@@ -77,7 +84,8 @@ def test_two_bidirectional_layers_on_a_packed_batch(name, backward, float64):
 
     def our_loss(params, xs):
         ys, last = run(params, xs)
-        return jnp.sum(jnp.sin(ys) * weights) + sum(jnp.sum(state * last_weights) for state in last)
+        of_last = sum(jnp.sum(state * last_weights[state.shape[-1]]) for state in last)
+        return jnp.sum(jnp.sin(ys) * weights) + of_last
 
     params = all_params(name, layer, "data")
     outputs = jax.jit(run)(params, jnp.asarray(xs))

@@ -55,12 +55,16 @@ def draw_w_ih(key: Array, in_features: int, gates: int, hidden: int, dtype: DTyp
     return jax.nn.initializers.lecun_normal()(key, shape, jnp.float32).astype(dtype)
 
 
-def draw_w_hh(key: Array, hidden: int, gates: int, dtype: DType) -> Array:
-    """Recurrent weights ``(hidden, gates·hidden)``, each gate's square orthogonal."""
+def draw_w_hh(key: Array, hidden: int, gates: int, dtype: DType, rows: int | None = None) -> Array:
+    """Recurrent weights ``(rows, gates·hidden)``, each gate's part orthogonal.
+
+    ``rows``, the size of the state that is fed back, is ``hidden`` unless given; where the two differ,
+    the rows of each part are orthonormal, or its columns if these are fewer.
+    """
     draw = jax.nn.initializers.orthogonal()
     keys = jax.random.split(key, gates)
-    squares = [draw(k, (hidden, hidden), jnp.float32) for k in keys]
-    return jnp.concatenate(squares, axis=1).astype(dtype)
+    parts = [draw(k, (rows or hidden, hidden), jnp.float32) for k in keys]
+    return jnp.concatenate(parts, axis=1).astype(dtype)
 
 
 def cast(dtype: DType, *arrays: Array) -> tuple[Array, ...]:

@@ -60,6 +60,19 @@ class Cell:
         depth = {n: next(i for i, c in enumerate(classes) if n in vars(c)) for n in _STEP_PARTS}
         return type(self).step_bwd is not Cell.step_bwd and depth["step_bwd"] == min(depth.values())
 
+    @property
+    def carries_h(self) -> bool:
+        """Whether h_t contains h_{t-1} itself, and not only its product with weights.
+
+        Dropping units of h_{t-1} would erase the memory of such a cell.
+        """
+        return False
+
+    @property
+    def largest_slope(self) -> float | None:
+        """Largest slope γ of the activation, of a cell that is nothing but act(z_t); None for others."""
+        return None
+
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> Params:
         """Draw the parameters for inputs of ``in_features``, as a pytree of arrays of ``dtype``."""
         raise NotImplementedError(f"{type(self).__name__} does not define init")
@@ -114,6 +127,17 @@ class Cell:
     ) -> Params:
         """dL/dparams, summed over all leading axes at once."""
         raise NotImplementedError(f"{type(self).__name__} has no hand-derived derivative")
+
+    def gates(self, params: Params, carry: Carry, x: Array) -> dict[str, Array]:
+        """The values of the gates at one step, in (0, 1), each ``(*batch, units)``; empty without gates."""
+        return {}
+
+    def affine(self, params: Params, xs: Array) -> tuple[Carry, Carry]:
+        """(a, b) of every step of a cell with S_t = a_t ⊙ S_{t-1} + b_t and y_t = h_t.
+
+        ``parallel_unroll`` solves such a cell in parallel over time.
+        """
+        raise NotImplementedError(f"{self} is not affine in its carry")
 
     def check(self, params: Params, carry: Carry, x: Any) -> None:
         """Raise ValueError unless params, carry and x fit each other; looks at shapes and dtypes only.

@@ -1,7 +1,7 @@
 """The Elman recurrent network."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise
+from jaxrnn.checks import check_positive_number
 
 
 class ElmanParams(NamedTuple):
@@ -26,14 +27,20 @@ class ElmanCarry(NamedTuple):
     h: Array  # (*batch, n)
 
 
-# Each activation with its slope, both as they are written in terms of z and of h = act(z).
+class _Activation(NamedTuple):
+    act: Callable[[Array], Array]  # z to h = act(z)
+    slope: Callable[[Array], Array]  # h to act'(z)
+    largest_slope: float  # γ, the largest |act'(z)|
+
+
 _ACTIVATIONS = {
-    "tanh": (jnp.tanh, lambda h: 1 - h * h),
-    "sigmoid": (jax.nn.sigmoid, lambda h: h * (1 - h)),
+    "tanh": _Activation(jnp.tanh, lambda h: 1 - h * h, 1.0),
+    "sigmoid": _Activation(jax.nn.sigmoid, lambda h: h * (1 - h), 0.25),
     # A comparison of real parts, so that complex steps pass; the slope at the kink z = 0 is 0.
-    "relu": (
+    "relu": _Activation(
         lambda z: jnp.where(z.real > 0, z, 0),
         lambda h: (h.real > 0).astype(h.dtype),
+        1.0,
     ),
 }
 
@@ -77,6 +84,15 @@ class Elman(AffineCell):
             known = ", ".join(_ACTIVATIONS)
             raise ValueError(f"activation must be one of {known}, got {self.activation!r}")
 
+    @property
+    def largest_slope(self) -> float:
+        """γ of the activation: tanh 1, relu 1, sigmoid 1/4.
+
+        Where γ times the largest singular value of W_hh is below 1, gradients vanish (Pascanu, Mikolov &
+        Bengio 2013, "On the difficulty of training recurrent neural networks", section 2.1).
+        """
+        return _ACTIVATIONS[self.activation].largest_slope
+
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> ElmanParams:
         """LeCun-normal input weights, orthogonal recurrent weights, zero bias."""
         key_ih, key_hh = jax.random.split(key)
@@ -94,9 +110,8 @@ class Elman(AffineCell):
         self, params: ElmanParams, carry: ElmanCarry, x: Array, noise: Noise = None
     ) -> tuple[ElmanCarry, Array, Array]:
         """One step; the residual is h_t."""
-        act, _ = _ACTIVATIONS[self.activation]
         z = self.pre_activations(params, carry.h, x)
-        h = act(z)
+        h = _ACTIVATIONS[self.activation].act(z)
         return ElmanCarry(h=h.astype(carry.h.dtype)), h, h
 
     def step_bwd(
@@ -108,8 +123,53 @@ class Elman(AffineCell):
         d_y: Array,
     ) -> tuple[ElmanCarry, Array]:
         """dL/dh_{t-1} and δ_t."""
-        _, slope = _ACTIVATIONS[self.activation]
         h = residuals
-        delta = ((d_carry.h + d_y) * slope(h)).astype(h.dtype)
+        slope = _ACTIVATIONS[self.activation].slope(h)
+        delta = ((d_carry.h + d_y) * slope).astype(h.dtype)
         d_before = ElmanCarry(h=delta @ params.w_hh.astype(h.dtype).T)
         return cast_like(d_before, carry_before), delta
+
+
+@dataclass(frozen=True)
+class IRNN(Elman):
+    """The IRNN of Le, Jaitly & Hinton (2015), "A simple way to initialize recurrent networks of rectified
+    linear units": an ``Elman`` with relu whose recurrent weights start as a scaled identity.
+
+    Equations, and their derivative as in ``Elman``::
+
+        z_t = x_t W_ih + h_{t-1} W_hh + b        W_hh = scale·I at the start
+        h_t = max(z_t, 0)
+        y_t = h_t
+
+    At scale 1 and without input, a new network keeps h as it is, and its gradient too; at a smaller scale
+    both fade by that factor each step. At scale 1, h adds up the inputs of all steps, and rounding errors
+    with them: over hundreds of steps bfloat16 is too coarse for it.
+
+    Args:
+      hidden_size: number n of hidden units.
+      scale: what the identity is multiplied by; the paper takes 1, and 0.01 where no long memory is wanted.
+      dtype: compute dtype, or None.
+
+    Raises:
+      ValueError: for a size below 1, or a scale that is not a positive number.
+
+    >>> cell = IRNN(hidden_size=2, scale=0.5)
+    >>> cell.init(jax.random.key(0), in_features=3).w_hh.tolist()
+    [[0.5, 0.0], [0.0, 0.5]]
+    """
+
+    activation: Literal["tanh", "relu", "sigmoid"] = field(default="relu", init=False)
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive_number("scale", self.scale)
+
+    def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> ElmanParams:
+        """LeCun-normal input weights (in the paper, of standard deviation 0.001), scale·I, zero bias."""
+        n = self.hidden_size
+        return ElmanParams(
+            w_ih=draw_w_ih(key, in_features, 1, n, dtype),
+            w_hh=(self.scale * jnp.eye(n)).astype(dtype),
+            b=jnp.zeros(n, dtype),
+        )

@@ -88,6 +88,11 @@ class GRU(SizedCell):
         if self.reset not in get_args(Reset):
             raise ValueError(f'reset must be "after" or "before", got {self.reset!r}')
 
+    @property
+    def carries_h(self) -> bool:
+        """True: h_t contains z_t ⊙ h_{t-1}."""
+        return True
+
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> GRUParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, zero biases."""
         key_ih, key_hh = jax.random.split(key)
@@ -182,9 +187,9 @@ class GRU(SizedCell):
         )
 
     def gates(self, params: GRUParams, carry: GRUCarry, x: Array) -> dict[str, Array]:
-        """The values of the gates r, z and the candidate n at one step, each ``(*batch, n)``."""
+        """The values of the gates r, z at one step, each ``(*batch, hidden_size)``."""
         _, _, residuals = self.step_fwd(params, carry, x)
-        return {"r": residuals.r, "z": residuals.z, "n": residuals.n}
+        return {"r": residuals.r, "z": residuals.z}
 
 
 def _gates(pre_activations: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
-from jaxrnn.cells.cell import DType, Noise
+from jaxrnn.cells.cell import DType, Noise, SizedCell
 
 
 class LSTMParams(NamedTuple):
@@ -50,7 +50,42 @@ class Chrono:
 
 
 @dataclass(frozen=True)
-class LSTM(AffineCell):
+class MemoryCell(SizedCell):
+    """What the LSTMs have in common: a forget bias to start from, and a carry of h and c."""
+
+    @property
+    def forget_bias(self) -> float | Chrono:
+        """Initial bias of the forget gate; each cell makes it its last field."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forget_bias")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.forget_bias, float | int | Chrono):
+            raise ValueError(f"forget_bias must be a number or Chrono(...), got {self.forget_bias!r}")
+
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> LSTMCarry:
+        """Zeros, a buffer each: h ``(*batch_shape, out_features)``, c ``(*batch_shape, hidden_size)``."""
+        return LSTMCarry(
+            h=jnp.zeros((*batch_shape, self.out_features), dtype),
+            c=jnp.zeros((*batch_shape, self.hidden_size), jnp.promote_types(dtype, jnp.float32)),
+        )
+
+    def draw_b_f_and_b_i(self, key: Array) -> tuple[Array, Array]:
+        """Biases b_f of the forget gate and b_i of the input gate, each ``(hidden_size,)``."""
+        shape = (self.hidden_size,)
+        if not isinstance(self.forget_bias, Chrono):
+            return jnp.full(shape, self.forget_bias), jnp.zeros(shape)
+        span = jax.random.uniform(key, shape, minval=1, maxval=self.forget_bias.longest_span - 1)
+        return jnp.log(span), -jnp.log(span)
+
+    def draw_b(self, key: Array, dtype: DType) -> Array:
+        """Biases ``(4·hidden_size,)`` of the gates i, f, g, o, zero but for the forget bias."""
+        b_f, b_i = self.draw_b_f_and_b_i(key)
+        return jnp.concatenate([b_i, b_f, jnp.zeros(2 * self.hidden_size)]).astype(dtype)
+
+
+@dataclass(frozen=True)
+class LSTM(MemoryCell, AffineCell):
     """Long short-term memory with a forget gate.
 
     Hochreiter & Schmidhuber (1997), with the forget gate of Gers, Schmidhuber & Cummins (2000);
@@ -88,33 +123,13 @@ class LSTM(AffineCell):
 
     forget_bias: float | Chrono = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.forget_bias, float | int | Chrono):
-            raise ValueError(f"forget_bias must be a number or Chrono(...), got {self.forget_bias!r}")
-
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> LSTMParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, bias zero but for f."""
         key_ih, key_hh, key_b = jax.random.split(key, 3)
-        n = self.hidden_size
-        if isinstance(self.forget_bias, Chrono):
-            span = jax.random.uniform(key_b, (n,), minval=1, maxval=self.forget_bias.longest_span - 1)
-            b_f = jnp.log(span)
-            b_i = -b_f
-        else:
-            b_f = jnp.full(n, self.forget_bias)
-            b_i = jnp.zeros(n)
         return LSTMParams(
-            w_ih=draw_w_ih(key_ih, in_features, 4, n, dtype),
-            w_hh=draw_w_hh(key_hh, n, 4, dtype),
-            b=jnp.concatenate([b_i, b_f, jnp.zeros(2 * n)]).astype(dtype),
-        )
-
-    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> LSTMCarry:
-        """Zeros ``(*batch_shape, hidden_size)``, a buffer each for h and c."""
-        shape = (*batch_shape, self.hidden_size)
-        return LSTMCarry(
-            h=jnp.zeros(shape, dtype), c=jnp.zeros(shape, jnp.promote_types(dtype, jnp.float32))
+            w_ih=draw_w_ih(key_ih, in_features, 4, self.hidden_size, dtype),
+            w_hh=draw_w_hh(key_hh, self.hidden_size, 4, dtype),
+            b=self.draw_b(key_b, dtype),
         )
 
     def step_fwd(
@@ -122,7 +137,7 @@ class LSTM(AffineCell):
     ) -> tuple[LSTMCarry, Array, Array]:
         """One step; the residual is z_t, from which the derivative recomputes the gates."""
         z = self.pre_activations(params, carry.h, x)
-        i, f, g, o = _gates(z)
+        i, f, g, o = lstm_gates(z)
         c = f * carry.c + i * g
         h = (o * jnp.tanh(c)).astype(z.dtype)
         return cast_like(LSTMCarry(h=h, c=c), carry), h, z
@@ -137,7 +152,7 @@ class LSTM(AffineCell):
     ) -> tuple[LSTMCarry, Array]:
         """dL/d(h, c)_{t-1} and δ_t."""
         z = residuals
-        i, f, g, o = _gates(z)
+        i, f, g, o = lstm_gates(z)
         tanh_c = jnp.tanh(f * carry_before.c + i * g)
         d_h = d_carry.h + d_y
         d_c = d_carry.c + d_h * o * (1 - tanh_c * tanh_c)
@@ -150,11 +165,13 @@ class LSTM(AffineCell):
         return cast_like(d_before, carry_before), delta
 
     def gates(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> dict[str, Array]:
-        """The values of the gates i, f, g, o at one step, each ``(*batch, hidden_size)``."""
+        """The values of the gates i, f, o at one step, each ``(*batch, hidden_size)``."""
         _, _, z = self.step_fwd(params, carry, x)
-        return dict(zip("ifgo", _gates(z), strict=True))
+        i, f, _, o = lstm_gates(z)
+        return {"i": i, "f": f, "o": o}
 
 
-def _gates(z: Array) -> tuple[Array, Array, Array, Array]:
+def lstm_gates(z: Array) -> tuple[Array, Array, Array, Array]:
+    """The gates i, f, g, o of the pre-activations ``z (*batch, 4n)``."""
     i, f, g, o = jnp.split(z, 4, axis=-1)
     return jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)

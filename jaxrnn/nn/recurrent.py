@@ -17,12 +17,17 @@ class RNN(nnx.Module):
 
     Called like ``flax.nnx.RNN``: batch leads and time follows unless ``time_major``.
 
+    The attribute ``deterministic`` is False at first: every call then draws the cell's noise anew, if
+    there is a stream ``noise``. As in ``flax.nnx.Dropout``, ``eval()`` makes it True, and no noise is
+    drawn; ``train()`` makes it False again.
+
     Args:
       cell: any ``Cell``.
       in_features: features of the input.
       backward: how gradients are taken, as in ``unroll``.
       remat: memory policy, as in ``unroll``.
-      rngs: the stream ``params`` draws the parameters; ``noise``, where there is one, the cell's noise.
+      rngs: the stream ``params`` draws the parameters; ``noise``, where there is one, the cell's noise,
+        until ``eval()``.
 
     >>> from jaxrnn import LSTM
     >>> layer = RNN(LSTM(hidden_size=4), in_features=3, rngs=nnx.Rngs(0))
@@ -45,6 +50,12 @@ class RNN(nnx.Module):
         self.remat = remat
         self.params = nnx.data(jax.tree.map(nnx.Param, cell.init(rngs.params(), in_features)))
         self.noise_stream = rngs.noise.fork() if "noise" in rngs else None
+        self.deterministic = False
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Set ``deterministic``, for ``nnx.view``."""
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def __call__(
         self,
@@ -91,7 +102,7 @@ class RNN(nnx.Module):
         return (carry, ys) if return_carry else ys
 
     def _noise(self, xs: Array) -> Any:
-        if self.noise_stream is None:
+        if self.deterministic or self.noise_stream is None:
             return None
         return self.cell.noise(self.noise_stream(), xs.shape[0], xs.shape[1:-1])
 
@@ -154,10 +165,11 @@ class StackedRNN(nnx.Module):
       in_features: features of the input.
       num_layers: number of layers.
       bidirectional: whether every layer runs in both directions.
-      dropout: probability that a feature is dropped between layers; ``eval()`` switches it off.
+      dropout: probability that a feature is dropped between layers; ``eval()`` switches it off, and the
+        cells' noise with it.
       backward: how gradients are taken, as in ``unroll``.
       remat: memory policy, as in ``unroll``.
-      rngs: streams ``params`` and, with dropout, ``dropout``.
+      rngs: streams ``params``, with dropout ``dropout``, and for the cells' noise ``noise``.
 
     Raises:
       ValueError: for sizes below 1 or a dropout outside [0, 1).

@@ -1,0 +1,86 @@
+"""Whether a cell keeps the contract, before anything is computed: structures, shapes, dtypes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params
+
+
+def check_contract(cell: Cell, params: Params, carry: Carry, x: Array, noise: Noise) -> None:
+    """Raise ValueError, naming the method and the leaf, unless each of the cell's methods returns what
+    the contract says; ``x`` and ``noise`` are those of one step.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            name = "params" + jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{cell}: {name} is {jnp.result_type(leaf)}, and no method differentiates what is not "
+                f"real floating-point; keep it in the cell's configuration"
+            )
+    after, y = _shapes(cell, "step", params, carry, x, noise)
+    _check_same(cell, "step", "carry", carry, after, dtypes=True)
+    expected_y = jax.ShapeDtypeStruct((*x.shape[:-1], cell.out_features), y.dtype)
+    _check_same(cell, "step", "y", expected_y, y)
+    if not cell.has_derivative:
+        return
+    after, y, residuals = _shapes(cell, "step_fwd", params, carry, x, noise)
+    _check_same(cell, "step_fwd", "carry", carry, after, dtypes=True)
+    _check_same(cell, "step_fwd", "y", expected_y, y)
+    d_carry, delta = _shapes(cell, "step_bwd", params, carry, residuals, carry, y)
+    _check_same(cell, "step_bwd", "d_carry", carry, d_carry, dtypes=True)
+    d_x = _shapes(cell, "input_grads", params, residuals, delta)
+    _check_same(cell, "input_grads", "d_xs", x, d_x)
+    d_params = _shapes(cell, "param_grads", params, x, carry, residuals, delta)
+    _check_same(cell, "param_grads", "d_params", params, d_params, dtypes=True)
+
+
+def check_float64(**trees: Any) -> None:
+    """Raise ValueError, naming the leaf, unless everything is float64."""
+    for name, tree in trees.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if jnp.result_type(leaf) != jnp.float64:
+                raise ValueError(
+                    f"{name}{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}, and gradients are "
+                    f"held against each other in float64: call "
+                    f'jax.config.update("jax_enable_x64", True) first, and make params with '
+                    f'cell.init(key, in_features, "float64")'
+                )
+
+
+def _shapes(cell: Cell, method: str, *arguments: Any) -> Any:
+    """What a method would return; the number of its results is checked too."""
+    counts = {"step": 2, "step_fwd": 3, "step_bwd": 2}
+    function: Callable[..., Any] = getattr(cell, method)
+    try:
+        results = jax.eval_shape(function, *arguments)
+    except Exception as error:
+        raise ValueError(f"{cell}.{method} fails: {error}") from error
+    expected = counts.get(method)
+    if expected is not None and (not isinstance(results, tuple) or len(results) != expected):
+        raise ValueError(f"{cell}.{method} should return {expected} results, got {results}")
+    return results
+
+
+def _check_same(
+    cell: Cell, method: str, what: str, expected: Any, actual: Any, *, dtypes: bool = False
+) -> None:
+    """Same structure and shapes, and with ``dtypes`` the same dtypes."""
+    wanted: Any = jax.tree.structure(expected)
+    got: Any = jax.tree.structure(actual)
+    if wanted != got:
+        raise ValueError(f"{cell}.{method}: {what} should have the structure {wanted}, got {got}")
+    pairs = zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(actual), strict=True)
+    for (path, want), leaf in pairs:
+        name = what + jax.tree_util.keystr(path)
+        if leaf.shape != jnp.shape(want):
+            raise ValueError(
+                f"{cell}.{method}: {name} should have shape {jnp.shape(want)}, got {leaf.shape}"
+            )
+        if dtypes and leaf.dtype != jnp.result_type(want):
+            raise ValueError(
+                f"{cell}.{method}: {name} should be {jnp.result_type(want)}, as it came, got {leaf.dtype}"
+            )
