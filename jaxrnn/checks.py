@@ -41,5 +41,5 @@ def check_shapes(what: str, expected: Any, actual: Any) -> None:
 
 def check_fraction(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` lies in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}")
+    if not isinstance(value, float | int) or not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")

@@ -185,7 +185,7 @@ def parallel_unroll(
     >>> bool(jnp.allclose(ys, unroll(cell, params, xs)[1], atol=1e-5))
     True
     """
-    if type(cell).affine is Cell.affine:
+    if not cell.is_affine:
         raise ValueError(f"parallel_unroll needs a cell that is affine in its carry, got {cell}")
     xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, None)
     return _parallel_unroll(cell, params, xs, carry, lengths, resets, reverse=reverse)

@@ -104,9 +104,9 @@ def associative_steps(
 ) -> tuple[Carry, Array]:
     """The masked step of an affine cell over all time at once: last carry and outputs.
 
-    A reset makes a step start from ``initial`` (b = a ⊙ initial + b, then a = 0), padding makes it do
-    nothing (a = 1, b = 0). The first step starts from ``carry`` in the same way, so that S_t = b_t in the
-    end. Across a reset nothing is multiplied by 0, which would let a NaN through.
+    Padding makes a step do nothing (a = 1, b = 0). A reset makes it start from ``initial``, and the first
+    step starts from ``carry``, both by b = a ⊙ start + b, so that S_t = b_t in the end. What lies before a
+    reset is left out of the composition; multiplied by 0 instead, it would let a NaN through.
     """
     a, b = cell.affine(params, inputs.xs)
     if not len(inputs.xs):
@@ -117,7 +117,7 @@ def associative_steps(
     a, b = (jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, carry) for tree in (a, b))
     if resets is not None:
         afresh = jax.tree.map(lambda a, b, start: a * start + b, a, b, initial)
-        a, b = select(resets, (zeros(a), afresh), (a, b))
+        b = select(resets, afresh, b)
     first, last = (-1, 0) if reverse else (0, -1)
     before = carry if resets is None else select(resets[first], zeros(carry), carry)
     b = jax.tree.map(lambda a, b, start: b.at[first].add(a[first] * start), a, b, before)

@@ -125,14 +125,15 @@ def test_noise_comes_from_its_own_stream():
 
     layer = RNN(Noisy(HIDDEN), IN, rngs=nnx.Rngs(0, noise=1))
     assert relative_error(layer(inputs()), layer(inputs())) > 1e-3
-    silent = RNN(Noisy(HIDDEN), IN, rngs=nnx.Rngs(0))
-    assert relative_error(silent(inputs()), silent(inputs())) == 0
+    by_default = RNN(Noisy(HIDDEN), IN, rngs=nnx.Rngs(0))  # one stream for everything, as in nnx.Dropout
+    assert relative_error(by_default(inputs()), by_default(inputs())) > 1e-3
 
 
 def test_eval_draws_no_noise():
     """As in ``nnx.Dropout``: ``eval`` and ``train`` reach every layer; a view changes itself alone."""
     make = functools.partial(StackedRNN, jaxrnn.Zoneout(jaxrnn.Elman(HIDDEN)), IN, num_layers=2)
     stack, silent = make(rngs=nnx.Rngs(0, noise=1)), make(rngs=nnx.Rngs(0))
+    silent.eval()
     run = nnx.jit(lambda stack: stack(inputs()))
     expected = run(silent)
     assert relative_error(run(stack), expected) > 1e-3

@@ -162,11 +162,10 @@ def test_hardly_any_time(affine, time, reverse):
 def test_bfloat16_compute(affine):
     """Gates in bfloat16, the carry in float32, as in ``unroll``."""
     cell = type(affine.cell)(5, dtype="bfloat16")
-    params, xs, carry, lengths, resets = problem(cell, "float32")
-    options = {"lengths": lengths, "resets": resets}
-    after, ys = jaxrnn.parallel_unroll(cell, params, xs, carry, **options)
+    params, xs, carry, _, _ = problem(cell, "float32")
+    after, ys = jaxrnn.parallel_unroll(cell, params, xs, carry)
     assert (after.h.dtype, ys.dtype) == ("float32", "bfloat16")
-    expected = jaxrnn.unroll(cell, params, xs, carry, **options)
+    expected = jaxrnn.unroll(cell, params, xs, carry)
     assert relative_error((after, ys), expected) < 0.01
 
 
@@ -181,3 +180,13 @@ def test_a_cell_that_is_not_affine_is_refused_by_name(cell):
     match = rf"parallel_unroll needs a cell that is affine in its carry, got {type(cell).__name__}\("
     with pytest.raises(ValueError, match=match):
         jaxrnn.parallel_unroll(cell, params, xs)
+
+
+def test_an_affine_form_that_was_left_behind_is_refused():
+    class Changed(jaxrnn.MinGRU):
+        def step(self, params, carry, x, noise=None):
+            return super().step(params, carry, 2 * x)
+
+    params, xs, _, _, _ = problem(jaxrnn.MinGRU(5), "float32")
+    with pytest.raises(ValueError, match=r"affine in its carry, got .*Changed"):
+        jaxrnn.parallel_unroll(Changed(5), params, xs)

@@ -22,8 +22,6 @@ Noise = Any
 Residuals = Any
 Deltas = Any
 
-_STEP_PARTS = ("step", "step_fwd", "step_bwd")
-
 
 class Cell:
     """One step of a recurrent network: configuration in a frozen dataclass, mathematics in pure methods.
@@ -55,10 +53,17 @@ class Cell:
     @property
     def has_derivative(self) -> bool:
         """Whether the cell carries its hand-derived derivative, which ``backward="bptt"`` needs."""
-        # A subclass that changes the step alone has left the derivative behind.
-        classes = type(self).__mro__
-        depth = {n: next(i for i, c in enumerate(classes) if n in vars(c)) for n in _STEP_PARTS}
-        return type(self).step_bwd is not Cell.step_bwd and depth["step_bwd"] == min(depth.values())
+        return _belongs_to_step(type(self), "step_bwd")
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the cell gives ``affine``, which ``parallel_unroll`` needs."""
+        return _belongs_to_step(type(self), "affine")
+
+    @property
+    def outputs_h(self) -> bool:
+        """Whether the output y is the carry's h."""
+        return True
 
     @property
     def carries_h(self) -> bool:
@@ -178,6 +183,13 @@ class SizedCell(Cell):
     def compute_dtype(self, *operands: Any) -> DType:
         """The dtype in which a step is computed."""
         return jnp.result_type(*jax.tree.leaves(operands)) if self.dtype is None else self.dtype
+
+
+def _belongs_to_step(kind: type[Cell], method: str) -> bool:
+    """Whether a class has a method, and not one left behind by a subclass that changes the step alone."""
+    names, classes = ("step", "step_fwd", method), kind.__mro__
+    depth = {name: next(i for i, c in enumerate(classes) if name in vars(c)) for name in names}
+    return getattr(kind, method) is not getattr(Cell, method) and depth[method] == min(depth.values())
 
 
 @functools.lru_cache(maxsize=256)

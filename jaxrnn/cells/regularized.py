@@ -69,6 +69,11 @@ class Zoneout(WrappedCell):
                 f"Zoneout wraps a cell whose carry has the field h and perhaps c, "
                 f"got {self.cell} with {', '.join(fields) or 'no named fields'}"
             )
+        if not self.cell.outputs_h:
+            raise ValueError(
+                f"Zoneout wraps a cell whose output is h, and that of {self.cell} is not; "
+                f"put Zoneout inside it instead"
+            )
 
     @property
     def carries_h(self) -> bool:
@@ -193,6 +198,11 @@ class VariationalDropout(WrappedCell):
                 f"rate_h must be 0 for {self.cell}, got {self.rate_h}: only a cell whose h_(t-1) enters "
                 f"nothing but products with weights can have it dropped"
             )
+
+    @property
+    def outputs_h(self) -> bool:
+        """Whether the wrapped cell's output is h, and nothing of it is dropped."""
+        return self.cell.outputs_h and self.rate_y == 0
 
     @property
     def carries_h(self) -> bool:

@@ -58,6 +58,11 @@ class Residual(WrappedCell):
         self._check_sizes(x.shape[-1])
 
     @property
+    def outputs_h(self) -> bool:
+        """False: y_t is h_t and x_t."""
+        return False
+
+    @property
     def carries_h(self) -> bool:
         """As the wrapped cell."""
         return self.cell.carries_h

@@ -57,7 +57,7 @@ class Stack(Cell):
     @property
     def has_derivative(self) -> bool:
         """Whether every layer carries its hand-derived derivative."""
-        return all(cell.has_derivative for cell in self.cells)
+        return super().has_derivative and all(cell.has_derivative for cell in self.cells)
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> tuple[Params, ...]:
         """The layers' own parameters, each layer fed by the one below."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Inexact, Key
 
 from jaxrnn.cells.cell import Carry, Cell, Params
 from jaxrnn.checks import check_positive
-from jaxrnn.gradients.contract import check_contract, check_float64
+from jaxrnn.gradients.contract import check_contract, check_float64, check_real
 from jaxrnn.gradients.differences import complex_step, finite_difference, random_directions
 from jaxrnn.gradients.loop import loop
 from jaxrnn.gradients.problem import size
@@ -114,6 +114,7 @@ def check(
         carry = cell.initial_carry(xs.shape[1:-1], xs.dtype)
     if unknown := set(leave_out) - set(METHODS):
         raise ValueError(f"leave_out: known are {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
+    check_real(cell, params)
     check_float64(params=params, xs=xs, carry=carry)
     check_contract(cell, params, carry, xs[0], jax.tree.map(lambda leaf: leaf[0], options.get("noise")))
     _check_sizes((params, xs, carry), carry, directions)

@@ -14,13 +14,6 @@ def check_contract(cell: Cell, params: Params, carry: Carry, x: Array, noise: No
     """Raise ValueError, naming the method and the leaf, unless each of the cell's methods returns what
     the contract says; ``x`` and ``noise`` are those of one step.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            name = "params" + jax.tree_util.keystr(path)
-            raise ValueError(
-                f"{cell}: {name} is {jnp.result_type(leaf)}, and no method differentiates what is not "
-                f"real floating-point; keep it in the cell's configuration"
-            )
     after, y = _shapes(cell, "step", params, carry, x, noise)
     _check_same(cell, "step", "carry", carry, after, dtypes=True)
     expected_y = jax.ShapeDtypeStruct((*x.shape[:-1], cell.out_features), y.dtype)
@@ -36,6 +29,17 @@ def check_contract(cell: Cell, params: Params, carry: Carry, x: Array, noise: No
     _check_same(cell, "input_grads", "d_xs", x, d_x)
     d_params = _shapes(cell, "param_grads", params, x, carry, residuals, delta)
     _check_same(cell, "param_grads", "d_params", params, d_params, dtypes=True)
+
+
+def check_real(cell: Cell, params: Params) -> None:
+    """Raise ValueError, naming it, for a parameter that is not real floating-point."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            name = "params" + jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{cell}: {name} is {jnp.result_type(leaf)}, and no method differentiates what is not "
+                f"real floating-point; keep it in the cell's configuration"
+            )
 
 
 def check_float64(**trees: Any) -> None:

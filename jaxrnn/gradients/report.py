@@ -157,7 +157,8 @@ def _check_equal(name: str, what: str, by_method: Mapping[str, Any]) -> None:
 def _median(values: Sequence[np.ndarray]) -> np.ndarray:
     """The median of the finite numbers at each place; 0 where there is none, which agrees with nothing."""
     finite = np.where(np.isfinite(values), values, np.nan)
-    return np.nanmedian(np.where(np.all(np.isnan(finite), axis=0), 0.0, finite), axis=0)
+    known = np.where(np.all(np.isnan(finite), axis=0), 0.0, finite)
+    return np.asarray(np.nanmedian(known, axis=0))
 
 
 def _named(trees: Mapping[str, Any]) -> dict[str, np.ndarray]:

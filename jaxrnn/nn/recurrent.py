@@ -17,17 +17,17 @@ class RNN(nnx.Module):
 
     Called like ``flax.nnx.RNN``: batch leads and time follows unless ``time_major``.
 
-    The attribute ``deterministic`` is False at first: every call then draws the cell's noise anew, if
-    there is a stream ``noise``. As in ``flax.nnx.Dropout``, ``eval()`` makes it True, and no noise is
-    drawn; ``train()`` makes it False again.
+    The attribute ``deterministic`` is False at first: every call then draws the noise of a
+    cell that has any. As in ``flax.nnx.Dropout``, ``eval()`` makes it True, and no noise is drawn;
+    ``train()`` makes it False again.
 
     Args:
       cell: any ``Cell``.
       in_features: features of the input.
       backward: how gradients are taken, as in ``unroll``.
       remat: memory policy, as in ``unroll``.
-      rngs: the stream ``params`` draws the parameters; ``noise``, where there is one, the cell's noise,
-        until ``eval()``.
+      rngs: the stream ``params`` draws the parameters; ``noise`` (or the default one) the
+        cell's noise.
 
     >>> from jaxrnn import LSTM
     >>> layer = RNN(LSTM(hidden_size=4), in_features=3, rngs=nnx.Rngs(0))
@@ -49,7 +49,8 @@ class RNN(nnx.Module):
         self.backward = backward
         self.remat = remat
         self.params = nnx.data(jax.tree.map(nnx.Param, cell.init(rngs.params(), in_features)))
-        self.noise_stream = rngs.noise.fork() if "noise" in rngs else None
+        noise = jax.eval_shape(lambda: cell.noise(jax.random.key(0), 1))
+        self.noise_stream = rngs.noise.fork() if jax.tree.leaves(noise) else None
         self.deterministic = False
 
     def set_view(self, deterministic: bool | None = None) -> None:
