@@ -1,10 +1,23 @@
 """Four host devices for every test, and float64 by choice, never by a global switch."""
 
+import os
+from unittest import mock
+
 import jax
 import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
+
+# Tests compile a thousand small functions and run each once or twice: XLA need not optimise, and its older
+# code generator compiles four times as fast. XLA aborts on a flag that it does not know, so that the flags
+# are for the versions that they were tried with only; others run the same tests, slower.
+jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    # XLA reads its flags once, when the devices come up; processes that tests start run as users run them.
+    with mock.patch.dict(os.environ, XLA_FLAGS=f"{flags} {os.environ.get('XLA_FLAGS', '')}"):
+        jax.devices()
 
 
 # The quick check runs the contract tests on one cell, in float64; the full check on all, in both dtypes.

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 import jaxrnn
 from jaxrnn.gradients import flow
 from tests.reference import sigmoid
-from tests.table import random_carry, random_params, relative_error
+from tests.table import IN_FEATURES, random_carry, random_like, random_params, relative_error
 from tests.test_gradients_methods import UNOPTIMIZED, loss_weights, total
 from tests.test_recurrence import both_directions, problem
 
@@ -69,6 +69,7 @@ def test_spectra_and_norms(cell, float64):
                 state, _ = cell.step(params, state, xs[t, b])
 
 
+@pytest.mark.slow
 def test_the_first_norm_is_that_of_the_gradient_of_unroll(float64):
     """dL/dS_0, with padding, resets and two batch dimensions."""
     cell = jaxrnn.GRU(3)
@@ -103,6 +104,7 @@ def test_the_bound_holds(activation, reverse, float64):
     assert np.all(measured.singular_values[..., 0] <= measured.bound * (1 + 1e-12))
 
 
+@pytest.mark.slow
 def test_the_bound_is_reached(float64):
     """By relu units that are all on and an orthogonal W_hh: a permutation."""
     cell = jaxrnn.Elman(3, activation="relu")
@@ -150,9 +152,8 @@ def test_without_recurrent_weights_the_highway_is_all_there_is(cell, reverse, fl
     assert relative_error(measured.cell_state_norms, jnp.max(measured.highway, axis=-1)) < 1e-13
 
 
-@pytest.mark.parametrize(
-    "cell", [jaxrnn.GRU(2), pytest.param(jaxrnn.MGU(2), marks=pytest.mark.slow)], ids=["gru", "mgu"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [jaxrnn.GRU(2), jaxrnn.MGU(2)], ids=["gru", "mgu"])
 def test_without_a_cell_state_there_is_no_highway(cell):
     params, xs = random_params(cell, "float32"), jnp.ones((2, 3))
     measured = flow(cell, params, xs, d_carry=cell.initial_carry())
@@ -225,3 +226,21 @@ def test_bfloat16():
     assert {leaf.dtype.name for leaf in jax.tree.leaves(measured)} == {"float32"}
     wide = flow(cell, jax.tree.map(jnp.float32, params), xs.astype("float32"), d_ys=jnp.ones((3, 2, 3)))
     assert relative_error(measured.singular_values, wide.singular_values) < 0.05
+
+
+def test_zoneout_has_no_highway_and_dropout_one_at_the_h_it_sees(float64):
+    """Zoneout mixes c with its past, which no product of f shows; masks on h change every f."""
+    lstm = jaxrnn.LSTM(4)
+    dropout = jaxrnn.VariationalDropout(lstm, rate_h=0.5, rate_y=0.0)
+    params, carry = random_params(lstm, float64), random_carry(lstm, (2,), float64)
+    xs = random_like(jax.ShapeDtypeStruct((3, 2, IN_FEATURES), "float64"), seed=3)
+    weights = random_carry(lstm, (2,), float64, seed=4)
+    assert flow(jaxrnn.Zoneout(lstm), params, xs, carry, d_carry=weights).highway is None
+    noise = dropout.noise(jax.random.key(0), 3, (2,))
+    highway = flow(dropout, params, xs, carry, d_carry=weights, noise=noise).highway
+    expected, state = [], carry
+    for t in range(3):
+        seen = state._replace(h=state.h * noise.h[t])
+        expected.append(lstm.gates(params, seen, xs[t])["f"])
+        state, _ = lstm.step(params, seen, xs[t])
+    np.testing.assert_allclose(highway[-1], expected[0] * expected[1] * expected[2], rtol=1e-12)

@@ -61,7 +61,10 @@ def test_padding_resets_reverse(row: Row, float64):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "lengths"), [("float32", 5), ("float64", [[5, 0], [7, 3]])], indirect=["dtype"], ids=str
+    ("dtype", "lengths"),
+    [("float32", 5), pytest.param("float64", [[5, 0], [7, 3]], marks=pytest.mark.slow)],
+    indirect=["dtype"],
+    ids=str,
 )
 def test_any_batch_dimensions(dtype, lengths):
     cell = jaxrnn.LSTM(5)

@@ -54,7 +54,10 @@ def _parse(settings: type, arguments: list[str], program: str, description: str 
         return given
     if given.out is None:
         raise ValueError("--resume needs --out DIR, the run to continue")
-    saved = load_config(given.out)
+    saved = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in load_config(given.out).items()
+    }
     names = {field.name for field in dataclasses.fields(settings)} - NOT_OF_THE_RUN
     of_the_run = dataclasses.replace(given, **{name: saved[name] for name in names & saved.keys()})
     asked = tyro.cli(settings, args=arguments, prog=program, default=of_the_run)

@@ -27,7 +27,8 @@ class Loop:
     """What the loop needs to know of an experiment.
 
     ``evaluate(state)`` returns figures for the metrics, among them ``criterion``, the lower the better;
-    it is called every ``evaluate_every`` steps and at the end, and may write samples or plots.
+    it is called every ``evaluate_every`` steps and at the end, and may write samples or plots. Training
+    ends early once the criterion is below ``solved_below``.
     """
 
     directory: Path
@@ -42,6 +43,8 @@ class Loop:
     items_per_step: int
     unit: str  # of loss, "nats per character" say
     tensorboard: bool = False
+    solved_below: float = -math.inf
+    whole: Path | None = None  # what --resume takes, where ``directory`` is only a part of it
 
 
 @dataclass
@@ -51,10 +54,11 @@ class _Progress:
     position: int = 0
     seconds: float = 0.0
     window: list[float] = field(default_factory=list)  # losses since the last line of metrics
+    solved: bool = False
 
 
 def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, float]:
-    """Train to ``loop.steps``, from the latest checkpoint on with ``resume``.
+    """Train to ``loop.steps``, or till solved; from the latest checkpoint on with ``resume``.
 
     Returns:
       the state, and the seconds of training in all runs so far, evaluation included.
@@ -81,13 +85,13 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
             _events(loop) as events,
         ):
             session = _Session(loop, state, progress, checkpoints, metrics, bar, events)
-            while session.step < loop.steps and not stopped:
+            while not session.done and not stopped:
                 session.advance()
             session.save()
-    if stopped and session.step < loop.steps:
+    if stopped and (loop.whole is not None or not session.done):
         print(
             f"stopped at step {session.step} of {loop.steps} and saved; "
-            f"continue with --out {loop.directory} --resume"
+            f"continue with --out {loop.whole or loop.directory} --resume"
         )
         raise SystemExit(128 + stopped[0])
     return session.state, progress.seconds
@@ -110,6 +114,11 @@ class _Session:
         self.checkpoints, self.metrics, self.bar, self.events = checkpoints, metrics, bar, events
         self.step = self.logged_step = int(state.step)
         self.clock = self.saved_at = self.logged_at = time.monotonic()
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken, or no more are needed."""
+        return self.step >= self.loop.steps or self.progress.solved
 
     def advance(self) -> None:
         """One step, and whatever is due after it."""
@@ -155,6 +164,7 @@ class _Session:
         self._tick()
         self._log(figures)
         self.bar.evaluated(self.step, figures)
+        self.progress.solved = figures[self.loop.criterion] < self.loop.solved_below
         self.save(figures[self.loop.criterion])
         self._tick()
         self.logged_at = self.clock

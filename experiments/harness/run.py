@@ -89,7 +89,8 @@ def load_config(directory: Path) -> dict[str, Any]:
 def config_record(config: Any) -> dict[str, Any]:
     """The settings of a run as JSON, without those that only say where and whether to continue."""
     record = dataclasses.asdict(config)
-    return {name: value for name, value in record.items() if name not in {"out", "resume"}}
+    kept = {name: value for name, value in record.items() if name not in {"out", "resume"}}
+    return json.loads(json.dumps(kept, default=str))  # tuples become lists, as they will be when read again
 
 
 def check_same_config(saved: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:

@@ -133,7 +133,7 @@ class Cell:
         """dL/dparams, summed over all leading axes at once."""
         raise NotImplementedError(f"{type(self).__name__} has no hand-derived derivative")
 
-    def gates(self, params: Params, carry: Carry, x: Array) -> dict[str, Array]:
+    def gates(self, params: Params, carry: Carry, x: Array, noise: Noise = None) -> dict[str, Array]:
         """The values of the gates at one step, in (0, 1), each ``(*batch, units)``; empty without gates."""
         return {}
 

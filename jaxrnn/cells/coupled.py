@@ -101,7 +101,9 @@ class CoupledLSTM(MemoryCell, AffineCell):
         d_before = LSTMCarry(h=delta @ params.w_hh.astype(z.dtype).T, c=d_c * f)
         return cast_like(d_before, carry_before), delta
 
-    def gates(self, params: CoupledParams, carry: LSTMCarry, x: Array) -> dict[str, Array]:
+    def gates(
+        self, params: CoupledParams, carry: LSTMCarry, x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
         """The values of the gates i = 1 − f, f, o at one step, each ``(*batch, hidden_size)``."""
         f, _, o = _gates(self.pre_activations(params, carry.h, x))
         return {"i": 1 - f, "f": f, "o": o}

@@ -186,7 +186,7 @@ class GRU(SizedCell):
             b_hh=b_hh,
         )
 
-    def gates(self, params: GRUParams, carry: GRUCarry, x: Array) -> dict[str, Array]:
+    def gates(self, params: GRUParams, carry: GRUCarry, x: Array, noise: Noise = None) -> dict[str, Array]:
         """The values of the gates r, z at one step, each ``(*batch, hidden_size)``."""
         _, _, residuals = self.step_fwd(params, carry, x)
         return {"r": residuals.r, "z": residuals.z}

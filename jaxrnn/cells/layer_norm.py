@@ -184,7 +184,9 @@ class LayerNormLSTM(MemoryCell):
             b_c=bias_grad(deltas.u, params.b_c),
         )
 
-    def gates(self, params: LayerNormParams, carry: LSTMCarry, x: Array) -> dict[str, Array]:
+    def gates(
+        self, params: LayerNormParams, carry: LSTMCarry, x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
         """The values of the gates i, f, o at one step, each ``(*batch, hidden_size)``."""
         _, _, (ih, hh, _) = self.step_fwd(params, carry, x)
         i, f, _, o = lstm_gates(_pre_activations(params, ih, hh))

@@ -164,7 +164,9 @@ class LSTM(MemoryCell, AffineCell):
         d_before = LSTMCarry(h=delta @ params.w_hh.astype(z.dtype).T, c=d_c * f)
         return cast_like(d_before, carry_before), delta
 
-    def gates(self, params: LSTMParams, carry: LSTMCarry, x: Array) -> dict[str, Array]:
+    def gates(
+        self, params: LSTMParams, carry: LSTMCarry, x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
         """The values of the gates i, f, o at one step, each ``(*batch, hidden_size)``."""
         _, _, z = self.step_fwd(params, carry, x)
         i, f, _, o = lstm_gates(z)

@@ -141,7 +141,7 @@ class MGU(SizedCell):
             b=bias_grad(deltas, params.b),
         )
 
-    def gates(self, params: MGUParams, carry: MGUCarry, x: Array) -> dict[str, Array]:
+    def gates(self, params: MGUParams, carry: MGUCarry, x: Array, noise: Noise = None) -> dict[str, Array]:
         """The value of the gate f at one step, ``(*batch, hidden_size)``."""
         _, _, residuals = self.step_fwd(params, carry, x)
         return {"f": residuals.f}

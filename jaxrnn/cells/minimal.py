@@ -132,7 +132,9 @@ class MinGRU(_MinimalCell):
         z, candidate = _gru_gates(self.pre_activations(params, xs))
         return MinimalCarry(h=1 - z), MinimalCarry(h=z * candidate)
 
-    def gates(self, params: MinimalParams, carry: MinimalCarry, x: Array) -> dict[str, Array]:
+    def gates(
+        self, params: MinimalParams, carry: MinimalCarry, x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
         """The value of the gate z at one step, ``(*batch, hidden_size)``."""
         z, _ = _gru_gates(self.pre_activations(params, x))
         return {"z": z}
@@ -209,7 +211,9 @@ class MinLSTM(_MinimalCell):
         i, f, candidate = _lstm_gates(self.pre_activations(params, xs))
         return MinimalCarry(h=f), MinimalCarry(h=i * candidate)
 
-    def gates(self, params: MinimalParams, carry: MinimalCarry, x: Array) -> dict[str, Array]:
+    def gates(
+        self, params: MinimalParams, carry: MinimalCarry, x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
         """The values of the normalised gates i′, f′ at one step, each ``(*batch, hidden_size)``."""
         i, f, _ = _lstm_gates(self.pre_activations(params, x))
         return {"i": i, "f": f}

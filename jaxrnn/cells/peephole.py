@@ -137,7 +137,9 @@ class PeepholeLSTM(MemoryCell, AffineCell):
             p_o=bias_grad(d_o * c, params.p_o),
         )
 
-    def gates(self, params: PeepholeParams, carry: LSTMCarry, x: Array) -> dict[str, Array]:
+    def gates(
+        self, params: PeepholeParams, carry: LSTMCarry, x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
         """The values of the gates i, f, o at one step, each ``(*batch, hidden_size)``."""
         _, _, z = self.step_fwd(params, carry, x)
         i, f, _, o = lstm_gates(z)

@@ -144,7 +144,9 @@ class ProjectedLSTM(MemoryCell, AffineCell):
         grads = super().param_grads(params, xs, carries_before, residuals, deltas.z)
         return grads._replace(w_hr=weight_grad(m, deltas.h, params.w_hr))
 
-    def gates(self, params: ProjectedParams, carry: LSTMCarry, x: Array) -> dict[str, Array]:
+    def gates(
+        self, params: ProjectedParams, carry: LSTMCarry, x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
         """The values of the gates i, f, o at one step, each ``(*batch, hidden_size)``."""
         i, f, _, o = lstm_gates(self.pre_activations(params, carry.h, x))
         return {"i": i, "f": f, "o": o}

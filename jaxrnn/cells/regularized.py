@@ -136,6 +136,13 @@ class Zoneout(WrappedCell):
         """The wrapped cell's parameter gradients."""
         return self.cell.param_grads(params, xs, carries_before, residuals[1], deltas)
 
+    def gates(
+        self, params: Params, carry: Carry, x: Array, noise: ZoneoutNoise | None = None
+    ) -> dict[str, Array]:
+        """The wrapped cell's gates but f, which alone no longer says what is kept of c."""
+        gates = self.cell.gates(params, carry, x, None if noise is None else noise.cell)
+        return {name: value for name, value in gates.items() if name != "f"}
+
     def _noise_of_step(self, carry: Carry, noise: ZoneoutNoise | None) -> tuple[Carry, Noise]:
         if noise is not None:
             check_shapes("noise", carry, noise.keep)
@@ -261,6 +268,13 @@ class VariationalDropout(WrappedCell):
         masks, cell_residuals = residuals
         seen = _masked_h(carries_before, masks.h)
         return self.cell.param_grads(params, xs, seen, cell_residuals, deltas)
+
+    def gates(
+        self, params: Params, carry: Carry, x: Array, noise: VariationalNoise | None = None
+    ) -> dict[str, Array]:
+        """The wrapped cell's gates, at the h_{t-1} that it sees."""
+        masks = _NO_MASKS if noise is None else noise
+        return self.cell.gates(params, _masked_h(carry, masks.h), x, masks.cell)
 
 
 _NO_MASKS = VariationalNoise(h=None, y=None, cell=None)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.cell import Carry, Cell, DType, Params
+from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,6 @@ class WrappedCell(Cell):
         """The wrapped cell's checks, which it may have of its own."""
         self.cell.check(params, carry, x)
 
-    def gates(self, params: Params, carry: Carry, x: Array) -> dict[str, Array]:
+    def gates(self, params: Params, carry: Carry, x: Array, noise: Noise = None) -> dict[str, Array]:
         """The wrapped cell's gates."""
-        return self.cell.gates(params, carry, x)
+        return self.cell.gates(params, carry, x, noise)

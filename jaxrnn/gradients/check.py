@@ -76,7 +76,7 @@ def check(
     Outputs and the last carry are compared too, where a method computes them.
 
     Args:
-      cell: any object that keeps the ``Cell`` contract, yours too.
+      cell: any object that keeps the ``Cell`` contract, yours too; best a subclass of ``Cell``.
       params: its parameters, in float64.
       xs: inputs, in float64.
       carry: carry before the first step; by default the cell's initial one.

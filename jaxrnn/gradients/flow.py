@@ -161,7 +161,7 @@ def _gates(cell: Cell, params: Params, problem: Problem) -> tuple[Array | None, 
     inputs = problem.inputs
     if inputs.resets is not None:
         befores = jax.vmap(lambda mask, carry: select(mask, problem.initial, carry))(inputs.resets, befores)
-    gates = jax.vmap(cell.gates, in_axes=(None, 0, 0))(params, befores, inputs.xs)
+    gates = jax.vmap(cell.gates, in_axes=(None, 0, 0, 0))(params, befores, inputs.xs, inputs.noise)
     valid = _valid(inputs)
     saturation = {}
     for name, values in gates.items():

@@ -57,9 +57,10 @@ class Report:
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         worst = self.worst
         place = worst.leaf + (f"[{', '.join(map(str, worst.place))}]" if worst.place else "")
-        verdict = "largest relative error" if self.agrees else "DISAGREEMENT (!)"
+        verdict = "all agree; largest error" if self.agrees else "DISAGREEMENT (!)"
         lines.append(
-            f"{verdict}: {worst.error:.1e}, {worst.method}, at {place}; tolerance {self.tolerance:.0e}"
+            f"{verdict}: {worst.error:.1e}, {worst.method}, at {place}; "
+            f"tolerance of exact methods {self.tolerance:.0e}"
         )
         return "\n".join([self.title, *lines])
 
