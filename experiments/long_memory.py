@@ -1,8 +1,9 @@
-"""Which recurrent networks remember over long spans? Three tasks that nothing but memory solves.
+r"""Which recurrent networks remember over long spans? Three tasks that nothing but memory solves.
 
     python -m experiments.long_memory                         adding problem, 200 steps: elman, gru, lstm
     python -m experiments.long_memory --task temporal_order --cells elman gru lstm lstm-chrono
-    python -m experiments.long_memory --task copy --hidden-size 128 --steps 5000 --cells gru lstm-chrono
+    python -m experiments.long_memory --task copy --hidden-size 128 --learning-rate 0.02 --steps 6000 \
+        --cells gru elman
 
 The first command takes under five minutes on two CPU cores even when they are busy, needs no network, and
 ends with GRU and LSTM below 0.002, a hundredth of what can be had without memory, and the Elman network
