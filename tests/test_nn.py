@@ -132,7 +132,7 @@ def test_noise_comes_from_its_own_stream():
 def test_eval_draws_no_noise():
     """As in ``nnx.Dropout``: ``eval`` and ``train`` reach every layer; a view changes itself alone."""
     make = functools.partial(StackedRNN, jaxrnn.Zoneout(jaxrnn.Elman(HIDDEN)), IN, num_layers=2)
-    stack, silent = make(rngs=nnx.Rngs(0, noise=1)), make(rngs=nnx.Rngs(0))
+    stack, silent = make(rngs=nnx.Rngs(0, noise=1)), make(rngs=nnx.Rngs(0, noise=1))
     silent.eval()
     run = nnx.jit(lambda stack: stack(inputs()))
     expected = run(silent)
