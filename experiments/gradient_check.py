@@ -1,0 +1,269 @@
+"""Are the gradients right? Every cell, every option, every method; and would a mistake be found?
+
+    python -m experiments.gradient_check            the whole study
+    python -m experiments.gradient_check --quick    three cells, in under a minute
+
+The first command takes under ten minutes on two CPU cores and needs no network. It ends with a table: the
+largest relative error of each method (autodiff, hand-derived BPTT, loop, explicit terms, RTRL, complex
+step) for each cell over all options, in float64; all are near 1e-15, finite differences near 1e-9.
+
+- Options: plain; ragged lengths with a zero; resets; saturated gates; remat; reverse; noise; two layers
+  stacked; bidirectional. Also forward against reverse mode (⟨Jv, w⟩ = ⟨v, Jᵀw⟩), and second order.
+- Mutations: mistakes made mechanically, one at a time, in every hand-derived derivative and in the masked
+  step. The comparison must find each, unless it changes nothing; beside it, what JAX's own
+  ``jax.test_util.check_grads`` finds in reverse mode with its default tolerances.
+- How the error of float32 and bfloat16 gradients grows with the length of the sequence, and how the error
+  of a finite difference depends on its step where that of a complex step does not.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LogNorm
+
+from experiments.harness import mutation_targets, mutations
+from experiments.harness import run as runs
+from experiments.harness.agreement import CELLS, agreement, error_growth, step_sizes
+from experiments.harness.command_line import main
+from experiments.harness.devices import cores
+from experiments.harness.plots import COLOURS, MARKERS, save
+from experiments.harness.progress import counted
+
+METHODS = ["autodiff", "bptt", "loop", "explicit_terms", "rtrl", "complex_step", "finite_difference"]
+QUICK_CELLS = ("Elman tanh", "LSTM", "GRU after")
+GROWTH_CELLS = ("Elman tanh", "LSTM", "GRU after", "MinLSTM")
+STEPS = [10.0**-k for k in range(1, 16)]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Compute every gradient in every way, and see what mistakes would be found."""
+
+    quick: bool = False
+    """Three cells, two options, a part of the mutations."""
+    cells: tuple[str, ...] = ()
+    """Names of the cells to study, as the table shows them; none for all."""
+    seed: int = 0
+    """Seed of parameters, inputs and directions."""
+    out: Path | None = None
+    """Folder of the study; by default out/gradient_check/<date-time>."""
+    resume: bool = False
+    """Continue the study in --out; parts that are done are not done again."""
+
+
+Part = tuple[Callable[..., dict[str, Any]], tuple[Any, ...], dict[str, Any]]
+
+
+def study_command(config: Config) -> None:
+    """Plan the parts, share them among processes, gather the results."""
+    if unknown := set(config.cells) - set(CELLS):
+        raise ValueError(f"cells: known are {', '.join(CELLS)}; got {', '.join(sorted(unknown))}")
+    if config.resume and config.out is None:
+        raise ValueError("--resume needs --out DIR, the study to continue")
+    out = config.out or runs.default_directory("gradient_check")
+    runs.check_out(out, resume=config.resume)
+    record = runs.config_record(config)
+    if config.resume:
+        runs.check_same_config(runs.load_config(out), record, out)
+    else:
+        runs.create(out, record, fill=lambda folder: (folder / "parts").mkdir())
+    results = compute(plan(config), out / "parts")
+    wrong = finish(out, config, results)
+    if wrong:
+        print("\n".join(wrong))
+        raise SystemExit(1)
+
+
+def plan(config: Config) -> dict[str, Part]:
+    """What there is to do, by name, the longest first."""
+    cells = config.cells or (QUICK_CELLS if config.quick else tuple(CELLS))
+    seed, quick = config.seed, config.quick
+    lengths = (10, 30, 100, 300, 1000) if quick else (10, 30, 100, 300, 1000, 3000, 10_000)
+    parts: dict[str, Part] = {}
+    for subject in mutation_targets.SUBJECTS:
+        if subject == mutation_targets.MASKED_STEP or any(cell.startswith(subject) for cell in cells):
+            parts[f"mutations {subject}"] = (mistakes, (subject, 5 if quick else 1), {})
+    for cell in cells:
+        parts[f"agreement {cell}"] = (agreement, (cell, seed), {"quick": quick})
+    for cell in ["LSTM"] if quick else GROWTH_CELLS:
+        parts[f"growth {cell}"] = (error_growth, (cell, lengths, seed), {})
+    parts["steps LSTM"] = (step_sizes, ("LSTM", STEPS, seed), {})
+    return parts
+
+
+def mistakes(subject: str, every: int) -> dict[str, Any]:
+    """What becomes of every k-th mistake in a derivative."""
+    return dataclasses.asdict(mutations.study(subject, every=every))
+
+
+def compute(parts: dict[str, Part], folder: Path) -> dict[str, dict[str, Any]]:
+    """The results of all parts, each kept in a file of its own as soon as it is there."""
+    files = {name: folder / f"{name.replace(' ', '_')}.json" for name in parts}
+    todo = {name: part for name, part in parts.items() if not files[name].exists()}
+    # Fresh processes: what is forked after JAX has started may lock up.
+    context = multiprocessing.get_context("spawn")
+    with (
+        counted(f"{len(todo)} parts in {cores()} processes") as on_done,
+        ProcessPoolExecutor(cores(), context, initializer=_use_float64) as pool,
+    ):
+        running = {
+            pool.submit(function, *arguments, **options): name
+            for name, (function, arguments, options) in todo.items()
+        }
+        try:
+            for done, future in enumerate(as_completed(running), start=1):
+                runs.write_json(files[running[future]], future.result())
+                on_done(done, len(todo))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+
+
+def _use_float64() -> None:
+    jax.config.update("jax_enable_x64", True)
+
+
+def finish(out: Path, config: Config, results: dict[str, dict[str, Any]]) -> list[str]:
+    """Summary, plots and tables; what is wrong, a line each."""
+    of: dict[str, dict[str, Any]] = {}
+    for name, result in results.items():
+        kind, _, subject = name.partition(" ")
+        of.setdefault(kind, {})[subject] = result
+    errors = {
+        cell: {
+            method: max(o["errors"][method] for o in result["options"].values() if method in o["errors"])
+            for method in METHODS
+        }
+        for cell, result in of["agreement"].items()
+    }
+    studies = [mutations.Study(**result) for result in of["mutations"].values()]
+    summary = {
+        "max_relative_error": errors,
+        "options": {cell: list(result["options"]) for cell, result in of["agreement"].items()},
+        "forward_against_reverse": {c: r["jvp_vjp"] for c, r in of["agreement"].items() if "jvp_vjp" in r},
+        "second_order": {c: r["second_order"] for c, r in of["agreement"].items() if "second_order" in r},
+        **mutations.totals(studies),
+        "mutations": {study.name: vars(study) for study in studies},
+        "error_growth": of["growth"],
+        "error_by_step_size": {"step": STEPS, **of["steps"]["LSTM"]},
+        **runs.environment(),
+    }
+    runs.write_json(out / "summary.json", summary)
+    reports = [o["report"] for result in of["agreement"].values() for o in result["options"].values()]
+    runs.write_text(out / "reports.txt", "\n\n".join(reports) + "\n")
+    draw_agreement(out / "agreement.png", errors)
+    draw_growth(out / "error_growth.png", of["growth"])
+    draw_step_sizes(out / "step_size.png", of["steps"]["LSTM"])
+    draw_mutations(out / "mutations.png", studies)
+    print_tables(errors, mutations.totals(studies))
+    print(f"all in {out}")
+    wrong = [
+        f"{cell}, {option}: the methods disagree\n{o['report']}"
+        for cell, result in of["agreement"].items()
+        for option, o in result["options"].items()
+        if not o["agrees"]
+    ]
+    return wrong + [
+        f"not found, and not known to change nothing: {text}" for s in studies for text in s.unexplained
+    ]
+
+
+def print_tables(errors: dict[str, dict[str, float]], total: dict[str, Any]) -> None:
+    """Errors by cell and method, and the mutations."""
+    width = max(map(len, errors))
+    print(f"\n{'largest relative error':<{width}}  " + "  ".join(f"{m:>14}" for m in METHODS))
+    for cell, by_method in errors.items():
+        print(f"{cell:<{max(width, 22)}}  " + "  ".join(f"{by_method[m]:>14.1e}" for m in METHODS))
+    print()
+    for name, count in total.items():
+        print(f"{name:<34} {count:>6}")
+
+
+def draw_agreement(path: Path, errors: dict[str, dict[str, float]]) -> None:
+    """A square for each cell and method."""
+    values = np.array([[by_method[method] for method in METHODS] for by_method in errors.values()])
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.3 * len(errors)), dpi=130, layout="constrained")
+    image = axes.imshow(
+        np.maximum(values, 1e-17), norm=LogNorm(1e-17, 1e-7), cmap="cividis_r", aspect="auto"
+    )
+    axes.set_xticks(range(len(METHODS)), [method.replace("_", "\n") for method in METHODS], fontsize=9)
+    axes.set_yticks(range(len(errors)), errors, fontsize=9)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value > 1e-11 else "black"
+        axes.text(column, row, f"{value:.0e}", ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, label="largest relative error, float64")
+    axes.set_title("Every method against the others' median, worst of all options")
+    save(figure, path)
+
+
+def draw_growth(path: Path, growth: dict[str, dict[str, Any]]) -> None:
+    """Error against length, a panel for each precision."""
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.2), dpi=130, layout="constrained", sharey=True)
+    for axes, precision in zip(panels, ("float32", "bfloat16"), strict=True):
+        for (cell, errors), colour, marker in zip(growth.items(), COLOURS, MARKERS, strict=False):
+            for mode, line in (("autodiff", "-"), ("bptt", "--")):
+                y = errors[f"{precision} {mode}"]
+                axes.loglog(errors["length"], y, line, color=colour, marker=marker, markersize=4,
+                            label=f"{cell}, {mode}")  # fmt: skip
+        what = "step in bfloat16, parameters in float32" if precision == "bfloat16" else "float32"
+        axes.set(title=what, xlabel="length of the sequence (steps)")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("largest relative error of a gradient")
+    panels[1].legend(fontsize=8)
+    save(figure, path)
+
+
+def draw_step_sizes(path: Path, errors: dict[str, list[float]]) -> None:
+    """The V of the finite difference, and the floor of the complex step."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+    names = {"finite_difference": "central finite difference", "complex_step": "complex step"}
+    for (key, name), colour, marker in zip(names.items(), COLOURS, MARKERS, strict=False):
+        axes.loglog(STEPS, np.maximum(errors[key], 1e-17), color=colour, marker=marker, label=name)
+    epsilon = float(np.finfo(np.float64).eps)
+    axes.axvline(np.cbrt(epsilon), color="black", linestyle=":", label="∛ε, best by theory")
+    axes.axhline(epsilon, color="black", linestyle="--", label="ε, float64")
+    axes.invert_xaxis()
+    axes.set(xlabel="length of the step", ylabel="largest relative error of a derivative")
+    axes.set_title("Derivatives of an LSTM from values alone")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
+
+
+def draw_mutations(path: Path, studies: list[mutations.Study]) -> None:
+    """Mistakes seeded, found by the comparison, and found by JAX's own check, for each derivative."""
+    names = [study.name for study in studies]
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.32 * len(names)), dpi=130, layout="constrained")
+    rows = np.arange(len(names))
+
+    def found(study: mutations.Study) -> int:
+        return sum(study.found.values())
+
+    series = {
+        "change something": [study.seeded - len(study.survivors) for study in studies],
+        "found by this comparison": [found(study) for study in studies],
+        "found by check_grads, float64": [found(study) - len(study.missed["float64"]) for study in studies],
+        "found by check_grads, float32": [found(study) - len(study.missed["float32"]) for study in studies],
+    }
+    for index, ((label, counts), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
+        axes.barh(rows + 0.2 * (index - 1.5), counts, height=0.2, color=colour, label=label)
+    axes.set_yticks(rows, names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set(xlabel="mistakes", title="Mistakes made mechanically, one at a time")
+    axes.grid(alpha=0.3, axis="x")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    save(figure, path)
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", {"study": (Config, study_command)})

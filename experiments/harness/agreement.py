@@ -1,0 +1,262 @@
+"""One cell's share of the gradient study: every option, every method, in float64.
+
+Each function takes names and numbers and returns what JSON can hold, so that processes can share the work.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxrnn
+from jaxrnn.cells.cell import Cell
+from jaxrnn.gradients import (
+    GradientError,
+    Report,
+    check,
+    compare,
+    complex_step,
+    finite_difference,
+    random_directions,
+    rtrl,
+)
+
+TIME, BATCH, IN_FEATURES, UNITS = 7, 3, 3, 4
+LENGTHS = np.array([TIME, 0, 4])
+
+CELLS: dict[str, Cell] = {
+    "Elman tanh": jaxrnn.Elman(UNITS),
+    "Elman relu": jaxrnn.Elman(UNITS, "relu"),
+    "Elman sigmoid": jaxrnn.Elman(UNITS, "sigmoid"),
+    "IRNN": jaxrnn.IRNN(UNITS),
+    "LSTM": jaxrnn.LSTM(UNITS),
+    "PeepholeLSTM": jaxrnn.PeepholeLSTM(UNITS),
+    "CoupledLSTM": jaxrnn.CoupledLSTM(UNITS),
+    "LayerNormLSTM": jaxrnn.LayerNormLSTM(UNITS),
+    "ProjectedLSTM": jaxrnn.ProjectedLSTM(UNITS, projection_size=2),
+    "GRU after": jaxrnn.GRU(UNITS),
+    "GRU before": jaxrnn.GRU(UNITS, reset="before"),
+    "MGU": jaxrnn.MGU(UNITS),
+    "MinGRU": jaxrnn.MinGRU(UNITS),
+    "MinLSTM": jaxrnn.MinLSTM(UNITS),
+    "Stack": jaxrnn.Stack([jaxrnn.LSTM(UNITS), jaxrnn.GRU(2), jaxrnn.Elman(3)]),
+    "Residual": jaxrnn.Residual(jaxrnn.GRU(IN_FEATURES)),
+    "Zoneout": jaxrnn.Zoneout(jaxrnn.LSTM(UNITS), rate_h=0.2, rate_c=0.4),
+    "VariationalDropout": jaxrnn.VariationalDropout(jaxrnn.LSTM(UNITS)),
+}
+
+# Of the option "saturated": parameters so many times as large push most gates below 0.1 or above 0.9.
+SATURATING = 5
+
+QUICK_OPTIONS = ("plain", "reverse")
+
+
+def draw(like: Any, seed: int, scale: float = 0.6) -> Any:
+    """Normal numbers like a pytree: no bias is zero, no gate like another."""
+    leaves = jax.tree.leaves(like)
+    structure: Any = jax.tree.structure(like)
+    random = np.random.default_rng(seed)
+    return structure.unflatten([jnp.asarray(scale * random.standard_normal(leaf.shape)) for leaf in leaves])
+
+
+def problem(cell: Cell, seed: int, in_features: int = IN_FEATURES) -> tuple[Any, jax.Array, Any]:
+    """Random parameters, inputs and carry in float64."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features, "float64"))
+    carry = jax.eval_shape(lambda: cell.initial_carry((BATCH,), "float64"))
+    xs = draw(jax.ShapeDtypeStruct((TIME, BATCH, in_features), "float64"), seed + 1, scale=1.0)
+    return draw(params, seed), xs, draw(carry, seed + 2)
+
+
+def agreement(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
+    """Every option of one cell: by option, each method's largest relative error, and whether all agree."""
+    cell = CELLS[name]
+    reports = _options_of_check(cell, seed)
+    if not quick:
+        stacked = jaxrnn.Stack([cell, cell])
+        reports["stacked"] = functools.partial(
+            _checked, stacked, _stacked_problem(cell, seed), lengths=LENGTHS, resets=_resets(seed)
+        )
+        reports["bidirectional"] = functools.partial(_bidirectional, cell, seed)
+    results = {}
+    for option, make in reports.items():
+        if quick and option not in QUICK_OPTIONS:
+            continue
+        report = make()
+        results[option] = {"agrees": report.agrees, "errors": report.max_errors(), "report": str(report)}
+    return {"options": results} | ({} if quick else _higher_order(cell, seed))
+
+
+def _options_of_check(cell: Cell, seed: int) -> dict[str, Any]:
+    """What to call for each option that ``check`` has; equal shapes and switches, so that few compile."""
+    params, xs, carry = problem(cell, seed)
+    resets, never, full = _resets(seed), np.zeros((TIME, BATCH), bool), np.full(BATCH, TIME)
+    saturated = jax.tree.map(lambda leaf: SATURATING * leaf, params)
+    noise = cell.noise(jax.random.key(seed), TIME, (BATCH,))
+    given = functools.partial(functools.partial, _checked, cell)
+    options = {
+        "plain": given((params, xs, carry)),
+        "ragged": given((params, xs, carry), lengths=LENGTHS, resets=never),
+        "resets": given((params, xs, carry), lengths=full, resets=resets),
+        "saturated": given((saturated, xs, carry), lengths=LENGTHS, resets=resets),
+        "remat": given((params, xs, carry), lengths=LENGTHS, resets=resets, remat=3),
+        "reverse": given((params, xs, carry), lengths=LENGTHS, resets=resets, reverse=True),
+    }
+    if jax.tree.leaves(noise):
+        options["noise"] = given((params, xs, carry), lengths=LENGTHS, resets=resets, noise=noise)
+    return options
+
+
+def _resets(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((TIME, BATCH)) < 0.3
+
+
+def _stacked_problem(cell: Cell, seed: int) -> tuple[Any, jax.Array, Any]:
+    """Two layers of the cell, the second fed by the first."""
+    bottom, xs, carry = problem(cell, seed)
+    top, _, carry_top = problem(cell, seed + 10, cell.out_features)
+    return (bottom, top), xs, (carry, carry_top)
+
+
+def _checked(cell: Cell, arguments: tuple[Any, jax.Array, Any], **options: Any) -> Report:
+    try:
+        return check(cell, *arguments, **options)
+    except GradientError as error:
+        return error.report
+
+
+def _bidirectional(cell: Cell, seed: int) -> Report:
+    """``bidirectional`` by every method; RTRL takes each direction by itself."""
+    forward, xs, carry = problem(cell, seed)
+    backward, _, carry_back = problem(cell, seed + 10)
+    arguments = ((forward, backward), xs, (carry, carry_back))
+    options: dict[str, Any] = {"lengths": LENGTHS, "resets": _resets(seed)}
+    last, ys = jax.eval_shape(
+        lambda p, x, c: jaxrnn.bidirectional(cell, cell, p, x, c, **options), *arguments
+    )
+    d_last, d_ys = draw((last, ys), seed + 20, scale=1.0)
+
+    def value(arguments: Any, mode: Any = "autodiff") -> jax.Array:
+        outputs = jaxrnn.bidirectional(cell, cell, *arguments, **options, backward=mode)
+        pairs = zip(jax.tree.leaves(outputs), jax.tree.leaves((d_last, d_ys)), strict=True)
+        return sum((jnp.sum(output * weight) for output, weight in pairs), jnp.zeros(()))
+
+    found = {
+        "autodiff": jax.jit(jax.grad(value))(arguments),
+        "bptt": jax.jit(jax.grad(functools.partial(value, mode="bptt")))(arguments),
+        "complex_step": jax.jit(functools.partial(complex_step, value))(arguments),
+    }
+    gradients = {
+        method: dict(zip(("params", "xs", "carry"), g, strict=True)) for method, g in found.items()
+    }
+    one_way = [
+        rtrl(cell, p, xs, c, d_ys=d_y, d_carry=d_c, reverse=reverse, **options)
+        for p, c, d_y, d_c, reverse in zip(
+            arguments[0], arguments[2], jnp.split(d_ys, 2, axis=-1), d_last, (False, True), strict=True
+        )
+    ]
+    d_params, d_carry = zip(*one_way, strict=True)
+    gradients["rtrl"] = {"params": d_params, "carry": d_carry}
+    return compare(f"bidirectional {cell}", gradients)
+
+
+def _higher_order(cell: Cell, seed: int) -> dict[str, float]:
+    """Relative errors of ⟨Jv, w⟩ = ⟨v, Jᵀw⟩, forward by autodiff and backward by hand, and of a product
+    with the Hessian, reverse over the hand-derived reverse against forward over autodiff.
+    """
+    arguments = problem(cell, seed)
+    direction = draw(arguments, seed + 3)
+
+    def value(arguments: Any, mode: Any) -> jax.Array:
+        outputs = jaxrnn.unroll(cell, *arguments, lengths=LENGTHS, resets=_resets(seed), backward=mode)
+        return sum((jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(outputs)), jnp.zeros(()))
+
+    @jax.jit
+    def forward_over_autodiff(arguments: Any) -> tuple[Any, Any]:
+        both = jax.value_and_grad(lambda a: value(a, "autodiff"))
+        return jax.jvp(both, (arguments,), (direction,))[1]
+
+    @jax.jit
+    def reverse_over_hand(arguments: Any) -> tuple[Any, Any]:
+        def slope(arguments: Any) -> jax.Array:
+            return _inner(jax.grad(lambda a: value(a, "bptt"))(arguments), direction)
+
+        return jax.value_and_grad(slope)(arguments)
+
+    expected, actual = forward_over_autodiff(arguments), reverse_over_hand(arguments)
+    errors = [
+        compare("", {"autodiff": {"": a}, "bptt": {"": b}}).max_errors()["bptt"]
+        * 2  # the median is between
+        for a, b in zip(expected, actual, strict=True)
+    ]
+    return {"jvp_vjp": errors[0], "second_order": errors[1]}
+
+
+def _inner(a: Any, b: Any) -> jax.Array:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum((jnp.vdot(x, y) for x, y in pairs), jnp.zeros(()))
+
+
+def error_growth(name: str, lengths: tuple[int, ...], seed: int) -> dict[str, list[float]]:
+    """Largest relative error of a gradient in float32 and with a bfloat16 step, against float64, by length.
+
+    The parameters are those that training starts from; the loss is the mean over steps of ⟨w_t, y_t⟩.
+    """
+    make = {
+        "Elman tanh": jaxrnn.Elman,
+        "LSTM": jaxrnn.LSTM,
+        "GRU after": jaxrnn.GRU,
+        "MinLSTM": jaxrnn.MinLSTM,
+    }[name]
+    time, batch, units = max(lengths), 4, 16
+
+    @functools.partial(jax.jit, static_argnames=("cell", "backward"))
+    def gradient(cell: Cell, params: Any, xs: Any, weights: Any, length: Any, backward: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            steps = jnp.full(batch, length)
+            _, ys = jaxrnn.unroll(cell, params, xs, lengths=steps, backward=backward)
+            return jnp.sum(ys.astype(xs.dtype) * weights) / length
+
+        return jax.grad(loss)(params)
+
+    random = np.random.default_rng(seed)
+    xs, weights = random.standard_normal((2, time, batch, units))
+    params = make(units).init(jax.random.key(seed), units, "float32")
+    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    errors: dict[str, list[float]] = {"length": list(map(float, lengths))}
+    for length in lengths:
+        expected = gradient(make(units), exact, xs, weights, length, "autodiff")
+        for precision in ("float32", "bfloat16"):
+            for backward in ("autodiff", "bptt"):
+                cell = make(units, dtype=None if precision == "float32" else precision)
+                actual = gradient(
+                    cell, params, xs.astype(np.float32), weights.astype(np.float32), length, backward
+                )
+                pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+                error = max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
+                errors.setdefault(f"{precision} {backward}", []).append(error)
+    return errors
+
+
+def step_sizes(name: str, steps: list[float], seed: int) -> dict[str, list[float]]:
+    """Largest relative error of derivatives along random directions, by the length of the step."""
+    cell = CELLS[name]
+    arguments = problem(cell, seed)
+    along = random_directions(jax.random.key(seed), arguments, 8)
+
+    def value(arguments: Any) -> jax.Array:
+        outputs = jaxrnn.unroll(cell, *arguments, lengths=LENGTHS)
+        return sum((jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(outputs)), jnp.zeros(()))
+
+    gradient = jax.jit(jax.grad(value))(arguments)
+    expected = jax.vmap(lambda direction: _inner(gradient, direction))(along)
+    errors = {}
+    for method in (finite_difference, complex_step):
+        found = jax.jit(
+            lambda steps, method=method: jax.lax.map(
+                lambda step: method(value, arguments, directions=along, step=step), steps
+            )
+        )(jnp.asarray(steps))
+        errors[method.__name__] = (jnp.abs(found - expected).max(1) / jnp.abs(expected).max()).tolist()
+    return errors

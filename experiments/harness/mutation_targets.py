@@ -1,0 +1,263 @@
+"""Where the mutation study puts its mistakes: hand-derived derivatives, and the masked step."""
+
+import ast
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+import jaxrnn
+from experiments.harness.mutants import mutants
+from jaxrnn import bptt, inputs, scan
+from jaxrnn.cells.affine import AffineCell, cast_like
+from jaxrnn.cells.cell import Cell
+
+MASKED_STEP = "masked step"
+
+
+class Target(NamedTuple):
+    """Something to put mistakes into, and where it is looked up."""
+
+    name: str
+    owner: Any  # a class, or a module
+    attribute: str
+    tree: ast.stmt
+    within: tuple[ast.AST, ...]  # nodes of the tree to stay within; empty for all
+
+    @property
+    def module(self) -> ModuleType:
+        """The module in which it is written."""
+        return sys.modules[self.owner.__module__] if isinstance(self.owner, type) else self.owner
+
+
+class Mutation(NamedTuple):
+    """One mistake."""
+
+    target: Target
+    before: str  # the line that it changes
+    after: str
+    source: str  # of the whole target
+
+    def __str__(self) -> str:
+        return f"{self.target.name}: {self.before}  →  {self.after}"
+
+
+# How far a mistake reaches: the backward pass of bptt, its forward pass too, or every unroll.
+BACKWARD, FORWARD, EVERYWHERE = range(3)
+_REACH = {
+    "step_fwd": FORWARD,
+    "_backward": FORWARD,  # looked up there
+    "select": EVERYWHERE,
+    "masked_step": EVERYWHERE,
+    "_resets_before_step": EVERYWHERE,
+}
+
+
+def reach(mutation: Mutation | None) -> int:
+    """How far a mistake reaches."""
+    return BACKWARD if mutation is None else _REACH.get(mutation.target.attribute, BACKWARD)
+
+
+class DemandingCarry(NamedTuple):
+    """The carry of ``Demanding``."""
+
+    h: Array  # (*batch, n)
+    c: Array  # (*batch, n, 2)
+
+
+class Demanding(AffineCell):
+    """A cell that needs everything the contract gives: no argument can be mistaken unnoticed.
+
+    With n_t the noise (1 without), its carry starts at one half, c has a dimension more than h, and δ_t
+    stops before the slope, so that ``input_grads`` and ``param_grads`` need the residuals::
+
+        a_t = tanh(n_t ⊙ (x_t W_ih + h_{t-1} W_hh + b))
+        h_t = a_t + Σ_k c_{t-1,k}        c_t = a_t ⊙ c_{t-1}        y_t = h_t
+    """
+
+    def init(self, key: Any, in_features: int, dtype: Any = jnp.float32) -> jaxrnn.ElmanParams:
+        return jaxrnn.Elman(self.hidden_size).init(key, in_features, dtype)
+
+    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: Any = jnp.float32) -> DemandingCarry:
+        h = jnp.full((*batch_shape, self.hidden_size), 0.5, dtype)
+        return DemandingCarry(h, jnp.full((*h.shape, 2), 0.5, dtype))
+
+    def noise(self, key: Any, time: int, batch_shape: Sequence[int] = ()) -> Array:
+        return jax.random.uniform(key, (time, *batch_shape, self.hidden_size))
+
+    def step_fwd(self, params: Any, carry: DemandingCarry, x: Array, noise: Any = None) -> tuple[Any, ...]:
+        noise = jnp.ones_like(carry.h) if noise is None else noise
+        a = jnp.tanh(noise * self.pre_activations(params, carry.h, x))
+        after = DemandingCarry(a + carry.c.sum(-1), a[..., None] * carry.c)
+        return cast_like(after, carry), after.h, (a, noise)
+
+    def step_bwd(
+        self, params: Any, carry_before: DemandingCarry, residuals: Any, d_carry: DemandingCarry, d_y: Array
+    ) -> tuple[DemandingCarry, Array]:
+        a, _ = residuals
+        d_h = d_carry.h + d_y
+        delta = d_h + (d_carry.c * carry_before.c).sum(-1)
+        d_z = _past_slope(delta, residuals)
+        d_c = d_carry.c * a[..., None] + d_h[..., None]
+        before = DemandingCarry(d_z @ params.w_hh.astype(d_z.dtype).T, d_c)
+        return cast_like(before, carry_before), delta
+
+    def input_grads(self, params: Any, residuals: Any, deltas: Array) -> Array:
+        return super().input_grads(params, residuals, _past_slope(deltas, residuals))
+
+    def param_grads(
+        self, params: Any, xs: Array, carries_before: Any, residuals: Any, deltas: Array
+    ) -> Any:
+        d_z = _past_slope(deltas, residuals)
+        return super().param_grads(params, xs, carries_before, residuals, d_z)
+
+
+def _past_slope(delta: Array, residuals: tuple[Array, Array]) -> Array:
+    a, noise = residuals
+    return delta * noise * (1 - a * a)
+
+
+# The cells, by the number of hidden units; several where only together they reach every line.
+SUBJECTS: dict[str, list[Callable[[int], Cell]]] = {
+    "Elman": [functools.partial(jaxrnn.Elman, activation=act) for act in ("tanh", "sigmoid", "relu")],
+    "IRNN": [jaxrnn.IRNN],
+    "LSTM": [jaxrnn.LSTM],
+    "PeepholeLSTM": [jaxrnn.PeepholeLSTM],
+    "CoupledLSTM": [jaxrnn.CoupledLSTM],
+    "LayerNormLSTM": [jaxrnn.LayerNormLSTM],
+    "ProjectedLSTM": [lambda n: jaxrnn.ProjectedLSTM(n, 6 - n)],
+    "GRU": [jaxrnn.GRU, functools.partial(jaxrnn.GRU, reset="before")],
+    "MGU": [jaxrnn.MGU],
+    "MinGRU": [jaxrnn.MinGRU],
+    "MinLSTM": [jaxrnn.MinLSTM],
+    "Stack": [
+        lambda n: jaxrnn.Stack([Demanding(3), Demanding(n), Demanding(3)]),
+        lambda n: jaxrnn.Stack([Demanding(3), jaxrnn.GRU(n)]),
+    ],
+    "Residual": [lambda n: jaxrnn.Residual(Demanding(3))],
+    "Zoneout": [lambda n: jaxrnn.Zoneout(Demanding(n), rate_h=0.4, rate_c=0.6)],
+    "VariationalDropout": [
+        lambda n: jaxrnn.VariationalDropout(Demanding(n), rate_h=0.5, rate_y=0.5),
+        lambda n: jaxrnn.VariationalDropout(Demanding(n), rate_h=0.5, rate_y=0.0),
+    ],
+    MASKED_STEP: [Demanding],
+}
+
+
+def seed(name: str) -> list[Mutation]:
+    """All mistakes of a subject; what cells inherit or share is seeded once, with the first of them."""
+    names = list(SUBJECTS)
+    done = {label for other in names[: names.index(name)] for label in _labels(other)}
+    cell = SUBJECTS[name][0](3)
+    new = {target.name: target for target in _targets_of(name) if target.name not in done}
+    return [mutation for target in new.values() for mutation in _mutations(target, cell)]
+
+
+@functools.cache
+def _labels(name: str) -> frozenset[str]:
+    return frozenset(target.name for target in _targets_of(name))
+
+
+def _targets_of(name: str) -> list[Target]:
+    if name == MASKED_STEP:
+        return masked_step_targets()
+    return [target for make in SUBJECTS[name] for target in targets(make(3))]
+
+
+def _mutations(target: Target, cell: Cell) -> list[Mutation]:
+    types = {value for value in vars(target.module).values() if hasattr(value, "_fields")}
+    parts = jax.eval_shape(lambda: (cell.init(jax.random.key(0), 3), cell.initial_carry()))
+    types |= {type(part) for part in parts if hasattr(part, "_fields")}
+    fields = sorted(kind._fields for kind in types)
+    return [Mutation(target, *found) for found in mutants(target.tree, target.within, fields)]
+
+
+def targets(cell: Cell) -> list[Target]:
+    """The parts of a cell's hand-derived derivative, and the functions that they call."""
+    methods = [
+        (owner, name)
+        for name in ("step_fwd", "step_bwd", "input_grads", "param_grads")
+        for owner in type(cell).__mro__
+        if name in vars(owner) and owner is not Cell
+    ]
+    found = []
+    for owner, name in methods:
+        tree = _tree(vars(owner)[name])
+        # The step that residuals come with is written once for all ways to the gradient, or else twice.
+        within = _residuals(tree) if name == "step_fwd" and "step" not in vars(owner) else ()
+        found.append(Target(f"{owner.__name__}.{name}", owner, name, tree, within))
+    functions = [vars(owner)[name] for owner, name in methods if name != "step_fwd"]
+    for module, name in dict.fromkeys(helper for function in functions for helper in _helpers(function)):
+        found.append(_module_target(module, name))
+    return found
+
+
+def _tree(function: Any) -> ast.FunctionDef:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    return tree
+
+
+def _module_target(module: ModuleType, name: str) -> Target:
+    """A function of a module; of a table of activations, their slopes."""
+    label, value = f"{module.__name__.rpartition('.')[2]}.{name}", vars(module)[name]
+    if not isinstance(value, dict):
+        return Target(label, module, name, _tree(value), ())
+    statements = ast.parse(inspect.getsource(module)).body
+    tree = next(s for s in statements if isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == name)
+    assert isinstance(tree.value, ast.Dict)
+    slopes = [entry.args[1] for entry in tree.value.values if isinstance(entry, ast.Call)]
+    return Target(label, module, name, tree, tuple(slopes))
+
+
+def _helpers(function: Any) -> Iterator[tuple[ModuleType, str]]:
+    """Functions and tables of the cells' modules that a function uses, by itself or through others."""
+    function = inspect.unwrap(function)
+    codes = [function.__code__]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    for name in dict.fromkeys(name for code in codes for name in code.co_names):
+        value = function.__globals__.get(name)
+        if isinstance(value, dict):
+            yield sys.modules[function.__module__], name
+        elif isinstance(value, FunctionType) and value.__module__.startswith("jaxrnn.cells"):
+            yield sys.modules[value.__module__], name
+            yield from _helpers(value)
+
+
+def _residuals(tree: ast.FunctionDef) -> tuple[ast.AST, ...]:
+    """What a step_fwd computes for its third result alone."""
+    *_, last = (node for node in ast.walk(tree) if isinstance(node, ast.Return))
+    assert isinstance(last.value, ast.Tuple)
+    needed = _names(*last.value.elts[:2])
+    only: list[ast.AST] = [last.value.elts[2]]
+    assignments = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    for node in sorted(assignments, key=lambda node: -node.lineno):
+        if needed & _names(*node.targets):
+            needed |= _names(node.value)
+        else:
+            only.append(node)
+    return tuple(only)
+
+
+def _names(*trees: ast.AST) -> set[str]:
+    return {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def masked_step_targets() -> list[Target]:
+    """The masked step, its derivative, and what decides where it resets."""
+    functions = [
+        scan.select,
+        scan.masked_step,
+        scan.masked_step_bwd,
+        bptt._backward,
+        inputs._resets_before_step,
+    ]
+    return [_module_target(sys.modules[f.__module__], f.__name__) for f in functions]
