@@ -79,7 +79,7 @@ class Demanding(AffineCell):
     stops before the slope, so that ``input_grads`` and ``param_grads`` need the residuals::
 
         a_t = tanh(n_t ⊙ (x_t W_ih + h_{t-1} W_hh + b))
-        h_t = a_t + Σ_k c_{t-1,k}        c_t = a_t ⊙ c_{t-1}        y_t = h_t
+        h_t = a_t + Σ_k c_{t-1,k}        c_t = (a_t + h_{t-1}) ⊙ c_{t-1}        y_t = h_t
     """
 
     def init(self, key: Any, in_features: int, dtype: Any = jnp.float32) -> jaxrnn.ElmanParams:
@@ -95,7 +95,7 @@ class Demanding(AffineCell):
     def step_fwd(self, params: Any, carry: DemandingCarry, x: Array, noise: Any = None) -> tuple[Any, ...]:
         noise = jnp.ones_like(carry.h) if noise is None else noise
         a = jnp.tanh(noise * self.pre_activations(params, carry.h, x))
-        after = DemandingCarry(a + carry.c.sum(-1), a[..., None] * carry.c)
+        after = DemandingCarry(a + carry.c.sum(-1), (a + carry.h)[..., None] * carry.c)
         return cast_like(after, carry), after.h, (a, noise)
 
     def step_bwd(
@@ -103,10 +103,11 @@ class Demanding(AffineCell):
     ) -> tuple[DemandingCarry, Array]:
         a, _ = residuals
         d_h = d_carry.h + d_y
-        delta = d_h + (d_carry.c * carry_before.c).sum(-1)
+        through_c = (d_carry.c * carry_before.c).sum(-1)
+        delta = d_h + through_c
         d_z = _past_slope(delta, residuals)
-        d_c = d_carry.c * a[..., None] + d_h[..., None]
-        before = DemandingCarry(d_z @ params.w_hh.astype(d_z.dtype).T, d_c)
+        d_c = d_carry.c * (a + carry_before.h)[..., None] + d_h[..., None]
+        before = DemandingCarry(d_z @ params.w_hh.astype(d_z.dtype).T + through_c, d_c)
         return cast_like(before, carry_before), delta
 
     def input_grads(self, params: Any, residuals: Any, deltas: Array) -> Array:

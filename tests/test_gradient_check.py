@@ -1,0 +1,88 @@
+"""The gradient study as users run it: its files, its verdict, resumed, and given nonsense."""
+
+import json
+import re
+
+import pytest
+
+from experiments import gradient_check
+from experiments.harness import command_line
+
+
+def run(*arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_line, "use_all_cores", lambda: None)
+        commands = {"study": (gradient_check.Config, gradient_check.study_command)}
+        command_line.main("", commands, [str(argument) for argument in arguments])
+
+
+@pytest.mark.slow
+def test_a_study_of_one_cell(tmp_path, capsys):
+    out = tmp_path / "study"
+    arguments = ("--quick", "--cells", "Elman tanh", "--out", out)
+    run(*arguments)
+    summary = json.loads((out / "summary.json").read_text())
+    errors = summary["max_relative_error"]["Elman tanh"]
+    assert set(errors) == set(gradient_check.METHODS)
+    assert max(error for method, error in errors.items() if method != "finite_difference") < 1e-12
+    assert summary["mutations_seeded"] == summary["mutations_found"] + summary["mutations_equivalent"] > 20
+    for name in ("agreement", "error_growth", "step_size", "mutations"):
+        assert (out / f"{name}.png").stat().st_size > 10_000
+    assert "autodiff" in (out / "reports.txt").read_text()
+
+    parts = sorted((out / "parts").iterdir())
+    written = [part.stat().st_mtime_ns for part in parts]
+    capsys.readouterr()
+    run(*arguments, "--resume")  # nothing is done twice
+    assert [part.stat().st_mtime_ns for part in parts] == written
+    assert "0 parts" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_said(tmp_path):
+    """A disagreement and a mistake that nobody found both end up in the verdict."""
+    errors = dict.fromkeys(gradient_check.METHODS, 1e-15) | {"bptt": 0.5}
+    option = {"agrees": False, "errors": errors, "report": "the table"}
+    study = gradient_check.mutations.Study(
+        name="Elman", seeded=3, found={"wrong value": 1}, missed={"float64": (), "float32": ("c",)},
+        false_alarms={}, survivors=(("a * b  →  a", ""), ("b * a  →  a * b", "commutes")), seconds=1.0,
+    )  # fmt: skip
+    modes = [f"{p} {mode}" for p in ("float32", "bfloat16") for mode in ("autodiff", "bptt")]
+    lengths = {"length": [1.0, 2.0], **{mode: [1e-7, 1e-6] for mode in modes}}
+    steps = dict.fromkeys(("finite_difference", "complex_step"), [1e-9] * len(gradient_check.STEPS))
+    results = {
+        "mutations Elman": vars(study),
+        "agreement Elman tanh": {"options": {"plain": option}},
+        "growth LSTM": lengths,
+        "steps LSTM": steps,
+    }
+    disagreement, unexplained = gradient_check.finish(tmp_path, gradient_check.Config(), results)
+    assert disagreement.startswith("Elman tanh, plain: the methods disagree")
+    assert unexplained.endswith("a * b  →  a")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["mutations_seeded"], summary["mutations_found"]) == (3, 1)
+    assert summary["mutations_equivalent"] == summary["mutations_unexplained"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cells", "Elmo"], "cells: known are Elman tanh, .*; got Elmo"),
+        (["--resume"], "--resume needs --out DIR"),
+    ],
+)
+def test_bad_input(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        run("--out", tmp_path)
+    assert stopped.value.code == 2
+    assert "already holds a run" in capsys.readouterr().err
