@@ -1,11 +1,11 @@
 """Are the gradients right? Every cell, every option, every method; and would a mistake be found?
 
     python -m experiments.gradient_check            the whole study
-    python -m experiments.gradient_check --quick    three cells, in under a minute
+    python -m experiments.gradient_check --quick    two cells, in under a minute
 
 The first command takes under ten minutes on two CPU cores and needs no network. It ends with a table: the
 largest relative error of each method (autodiff, hand-derived BPTT, loop, explicit terms, RTRL, complex
-step) for each cell over all options, in float64; all are near 1e-15, finite differences near 1e-9.
+step) for each cell over all options, in float64: all below 1e-13, finite differences below 1e-6.
 
 - Options: plain; ragged lengths with a zero; resets; saturated gates; remat; reverse; noise; two layers
   stacked; bidirectional. Also forward against reverse mode (⟨Jv, w⟩ = ⟨v, Jᵀw⟩), and second order.
@@ -39,8 +39,8 @@ from experiments.harness.plots import COLOURS, MARKERS, save
 from experiments.harness.progress import counted
 
 METHODS = ["autodiff", "bptt", "loop", "explicit_terms", "rtrl", "complex_step", "finite_difference"]
-QUICK_CELLS = ("Elman tanh", "LSTM", "GRU after")
-GROWTH_CELLS = ("Elman tanh", "LSTM", "GRU after", "MinLSTM")
+QUICK_CELLS = ("LSTM", "GRU after")
+GROWTH_CELLS = ("Elman tanh", "LSTM")
 STEPS = [10.0**-k for k in range(1, 16)]
 
 
@@ -49,7 +49,7 @@ class Config:
     """Compute every gradient in every way, and see what mistakes would be found."""
 
     quick: bool = False
-    """Three cells, two options, a part of the mutations."""
+    """Two cells, two options, every tenth mutation."""
     cells: tuple[str, ...] = ()
     """Names of the cells to study, as the table shows them; none for all."""
     seed: int = 0
@@ -87,11 +87,11 @@ def plan(config: Config) -> dict[str, Part]:
     """What there is to do, by name, the longest first."""
     cells = config.cells or (QUICK_CELLS if config.quick else tuple(CELLS))
     seed, quick = config.seed, config.quick
-    lengths = (10, 30, 100, 300, 1000) if quick else (10, 30, 100, 300, 1000, 3000, 10_000)
+    lengths = (10, 30, 100, 300) if quick else (10, 30, 100, 300, 1000, 3000, 10_000)
     parts: dict[str, Part] = {}
     for subject in mutation_targets.SUBJECTS:
         if subject == mutation_targets.MASKED_STEP or any(cell.startswith(subject) for cell in cells):
-            parts[f"mutations {subject}"] = (mistakes, (subject, 5 if quick else 1), {})
+            parts[f"mutations {subject}"] = (mistakes, (subject, 10 if quick else 1), {})
     for cell in cells:
         parts[f"agreement {cell}"] = (agreement, (cell, seed), {"quick": quick})
     for cell in ["LSTM"] if quick else GROWTH_CELLS:
@@ -241,27 +241,26 @@ def draw_step_sizes(path: Path, errors: dict[str, list[float]]) -> None:
 
 
 def draw_mutations(path: Path, studies: list[mutations.Study]) -> None:
-    """Mistakes seeded, found by the comparison, and found by JAX's own check, for each derivative."""
-    names = [study.name for study in studies]
-    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.32 * len(names)), dpi=130, layout="constrained")
-    rows = np.arange(len(names))
-
-    def found(study: mutations.Study) -> int:
-        return sum(study.found.values())
-
+    """How many mistakes are missed, for each derivative: by the comparison, and by JAX's own check."""
+    studies = [study for study in studies if study.found]
+    found = [sum(study.found.values()) for study in studies]
     series = {
-        "change something": [study.seeded - len(study.survivors) for study in studies],
-        "found by this comparison": [found(study) for study in studies],
-        "found by check_grads, float64": [found(study) - len(study.missed["float64"]) for study in studies],
-        "found by check_grads, float32": [found(study) - len(study.missed["float32"]) for study in studies],
+        "by this comparison": [len(study.unexplained) for study in studies],
+        "by check_grads, float64": [len(study.missed["float64"]) for study in studies],
+        "by check_grads, float32": [len(study.missed["float32"]) for study in studies],
     }
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.36 * len(studies)), dpi=130, layout="constrained")
+    rows = np.arange(len(studies))
     for index, ((label, counts), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
-        axes.barh(rows + 0.2 * (index - 1.5), counts, height=0.2, color=colour, label=label)
-    axes.set_yticks(rows, names, fontsize=9)
+        bars = axes.barh(rows + 0.28 * (index - 1), counts, height=0.28, color=colour, label=label)
+        axes.bar_label(bars, padding=2, fontsize=7)
+    axes.set_yticks(rows, [f"{s.name} ({n})" for s, n in zip(studies, found, strict=True)], fontsize=9)
     axes.invert_yaxis()
-    axes.set(xlabel="mistakes", title="Mistakes made mechanically, one at a time")
+    axes.set(
+        xlabel="mistakes missed", title="Mistakes (their number), one at a time, and how many are missed"
+    )
     axes.grid(alpha=0.3, axis="x")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    axes.legend(fontsize=9)
     save(figure, path)
 
 

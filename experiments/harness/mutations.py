@@ -137,12 +137,17 @@ class Bench:
         self.forward = jax.jit(functools.partial(self.unroll, "autodiff"))
         self.weights = like(jax.eval_shape(self.forward, *self.arguments))
         self.linear = self.linearized("bptt")
+
+    @functools.cached_property
+    def columns(self) -> dict[str, Any]:
+        """The gradient by two methods that nobody derived by hand."""
+        params, xs, carry = self.arguments
         d_carry, d_ys = self.weights
-        initial = cell.initial_carry(kind.batch, dtype)
+        initial = self.cell.initial_carry(xs.shape[1:-1], xs.dtype)
         with jax.disable_jit():
-            by_loop = loop(cell, *self.arguments, initial, d_ys, d_carry, **self.options)
+            by_loop = loop(self.cell, params, xs, carry, initial, d_ys, d_carry, **self.options)
         outputs, pull = self.linearized("autodiff")
-        self.columns = {"loop": _column(*by_loop), "autodiff": _column(outputs, pull(self.weights))}
+        return {"loop": _column(*by_loop), "autodiff": _column(outputs, pull(self.weights))}
 
     def unroll(self, backward: Any, *arguments: Any) -> Any:
         """Last carry and outputs."""
