@@ -3,7 +3,7 @@
     python -m experiments.gradient_flow                    all five parts
     python -m experiments.gradient_flow --part clipping    one of them
 
-The first command takes two to three minutes on two CPU cores and needs no network. It leaves five plots,
+The first command takes two minutes on two CPU cores and needs no network. It leaves five plots,
 and prints what the literature says of recurrent gradients, each claim marked "shows" or "DOES NOT SHOW".
 
 - jacobians: ‖dS_T/dS_k‖ against the lag T − k for Elman networks, with the bound (γλ)^(T−k) of Pascanu,

@@ -5,9 +5,9 @@ r"""Which recurrent networks remember over long spans? Three tasks that nothing 
     python -m experiments.long_memory --task copy --hidden-size 128 --learning-rate 0.02 --steps 6000 \
         --cells gru elman
 
-The first command takes under five minutes on two CPU cores even when they are busy, needs no network, and
-ends with GRU and LSTM below 0.002, a hundredth of what can be had without memory, and the Elman network
-still near that, at 1/6. The irnn wants a --learning-rate near 3e-4: at the default its loss overflows.
+The first command takes a minute on two CPU cores, the others two and five; no network is needed. It ends
+with GRU and LSTM below 0.002, a hundredth of what can be had without memory, and the Elman network still
+near that, at 1/6. The irnn wants a --learning-rate near 3e-4: at the default its loss overflows.
 
 Data are drawn on the fly, so that no sequence comes twice:
 

@@ -9,6 +9,7 @@ from jax.test_util import check_grads
 
 import jaxrnn
 from experiments.harness import mutations
+from experiments.harness.agreement import CELLS
 from experiments.harness.mutants import mutants
 from experiments.harness.mutation_targets import MASKED_STEP
 from jaxrnn.gradients import GradientError, check
@@ -86,6 +87,7 @@ def test_what_is_written_once_is_seeded_once():
     public = {name for name in jaxrnn.__all__ if isinstance(getattr(jaxrnn, name), type)}
     cells = {name for name in public if issubclass(getattr(jaxrnn, name), jaxrnn.Cell)} - {"Cell"}
     assert cells | {MASKED_STEP} == set(mutations.SUBJECTS)
+    assert cells == {type(cell).__name__ for cell in CELLS.values()}
 
 
 def test_every_reason_is_that_of_some_mistake():
