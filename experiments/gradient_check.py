@@ -19,7 +19,7 @@ step) for each cell over all options, in float64: all below 1e-13, finite differ
 import dataclasses
 import json
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ from experiments.harness.plots import COLOURS, MARKERS, save
 from experiments.harness.progress import counted
 
 METHODS = ["autodiff", "bptt", "loop", "explicit_terms", "rtrl", "complex_step", "finite_difference"]
+HIGHER_ORDER = {"jvp_vjp", "second_order"}
+TOLERANCE = 1e-12  # of the exact methods
 QUICK_CELLS = ("LSTM", "GRU after")
 GROWTH_CELLS = ("Elman tanh", "LSTM")
 STEPS = [10.0**-k for k in range(1, 16)]
@@ -67,11 +69,10 @@ def study_command(config: Config) -> None:
     """Plan the parts, share them among processes, gather the results."""
     if unknown := set(config.cells) - set(CELLS):
         raise ValueError(f"cells: known are {', '.join(CELLS)}; got {', '.join(sorted(unknown))}")
-    if config.resume and config.out is None:
-        raise ValueError("--resume needs --out DIR, the study to continue")
     out = config.out or runs.default_directory("gradient_check")
     runs.check_out(out, resume=config.resume)
-    record = runs.config_record(config)
+    # Parts that other code computed are not mixed with new ones.
+    record = runs.config_record(config) | {"commit": runs.environment()["commit"]}
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
     else:
@@ -150,8 +151,10 @@ def finish(out: Path, config: Config, results: dict[str, dict[str, Any]]) -> lis
     summary = {
         "max_relative_error": errors,
         "options": {cell: list(result["options"]) for cell, result in of["agreement"].items()},
-        "forward_against_reverse": {c: r["jvp_vjp"] for c, r in of["agreement"].items() if "jvp_vjp" in r},
-        "second_order": {c: r["second_order"] for c, r in of["agreement"].items() if "second_order" in r},
+        **{
+            name: {cell: result[name] for cell, result in of["agreement"].items() if name in result}
+            for name in sorted(HIGHER_ORDER)
+        },
         **mutations.totals(studies),
         "mutations": {study.name: vars(study) for study in studies},
         "error_growth": of["growth"],
@@ -167,15 +170,27 @@ def finish(out: Path, config: Config, results: dict[str, dict[str, Any]]) -> lis
     draw_mutations(out / "mutations.png", studies)
     print_tables(errors, mutations.totals(studies))
     print(f"all in {out}")
-    wrong = [
-        f"{cell}, {option}: the methods disagree\n{o['report']}"
-        for cell, result in of["agreement"].items()
-        for option, o in result["options"].items()
-        if not o["agrees"]
-    ]
-    return wrong + [
-        f"not found, and not known to change nothing: {text}" for s in studies for text in s.unexplained
-    ]
+    return [*disagreements(of["agreement"]), *complaints(studies)]
+
+
+def disagreements(by_cell: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What is wrong with the gradients of the cells."""
+    for cell, result in by_cell.items():
+        for option, o in result["options"].items():
+            if not o["agrees"]:
+                yield f"{cell}, {option}: the methods disagree\n{o['report']}"
+        for name in HIGHER_ORDER & result.keys():
+            if not result[name] < TOLERANCE:
+                yield f"{cell}: {name} is off by {result[name]:.1e}, more than {TOLERANCE:g}"
+
+
+def complaints(studies: list[mutations.Study]) -> Iterator[str]:
+    """What is wrong with the derivatives, or with what looks for mistakes in them."""
+    for study in studies:
+        if study.wrong:
+            yield f"{study.name}: {study.wrong}"
+        for mistake in study.unexplained:
+            yield f"not found, and not known to change nothing: {mistake}"
 
 
 def print_tables(errors: dict[str, dict[str, float]], total: dict[str, Any]) -> None:
@@ -243,24 +258,22 @@ def draw_step_sizes(path: Path, errors: dict[str, list[float]]) -> None:
 def draw_mutations(path: Path, studies: list[mutations.Study]) -> None:
     """How many mistakes are missed, for each derivative: by the comparison, and by JAX's own check."""
     studies = [study for study in studies if study.found]
-    found = [sum(study.found.values()) for study in studies]
-    series = {
-        "by this comparison": [len(study.unexplained) for study in studies],
-        "by check_grads, float64": [len(study.missed["float64"]) for study in studies],
-        "by check_grads, float32": [len(study.missed["float32"]) for study in studies],
-    }
-    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.36 * len(studies)), dpi=130, layout="constrained")
-    rows = np.arange(len(studies))
+    series = {"missed by this comparison": [len(study.unexplained) for study in studies]}
+    for dtype in mutations.DTYPES:
+        series[f"missed by check_grads, {dtype}"] = [len(study.missed[dtype]) for study in studies]
+        if any(alarms := [study.false_alarms[dtype] for study in studies]):
+            series[f"not decided by it, {dtype}: it rejects the right derivative too"] = alarms
+    figure, axes = plt.subplots(figsize=(8, 1.8 + 0.36 * len(studies)), dpi=130, layout="constrained")
+    rows, height = np.arange(len(studies)), 0.84 / len(series)
     for index, ((label, counts), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
-        bars = axes.barh(rows + 0.28 * (index - 1), counts, height=0.28, color=colour, label=label)
-        axes.bar_label(bars, padding=2, fontsize=7)
-    axes.set_yticks(rows, [f"{s.name} ({n})" for s, n in zip(studies, found, strict=True)], fontsize=9)
+        place = rows + height * (index - (len(series) - 1) / 2)
+        bars = axes.barh(place, counts, height, color=colour, label=label)
+        axes.bar_label(bars, [str(count) if count else "" for count in counts], padding=2, fontsize=7)
+    axes.set_yticks(rows, [f"{study.name} ({study.in_values})" for study in studies], fontsize=9)
     axes.invert_yaxis()
-    axes.set(
-        xlabel="mistakes missed", title="Mistakes (their number), one at a time, and how many are missed"
-    )
+    axes.set(xlabel="mistakes", title="Mistakes that change values (their number), and who misses how many")
     axes.grid(alpha=0.3, axis="x")
-    axes.legend(fontsize=9)
+    figure.legend(loc="outside lower center", fontsize=9)
     save(figure, path)
 
 

@@ -86,7 +86,7 @@ def study_command(config: Config) -> None:
     """Measure part after part."""
     parts, record = plan(config), runs.config_record(config)
     out = config.out or runs.default_directory("gradient_flow")
-    runs.check_out(out, resume=False)
+    runs.check_out(out, resume=None)
     runs.create(out, record, fill=lambda folder: None)
     summary = {}
     for name, measure in parts.items():
@@ -168,8 +168,8 @@ def jacobians(config: Config, out: Path) -> Result:
     report.draw_jacobians(out / "jacobian_norms.png", found)
     figures: Figures = {}
     for (base, activation, level), measured in found.items():
-        bound = np.median(measured.bound, axis=0)
-        worst = float(np.nanmax(measured.singular_values[..., 0] / measured.bound))
+        bound, ratios = np.median(measured.bound, axis=0), measured.singular_values[..., 0] / measured.bound
+        worst = float(np.nanmax(ratios[:, 1:]))  # at lag 0 both are 1
         bounds = {"γλ": float(bound[1]), "bound, T": float(bound[-1]), "norm / bound": worst}
         figures[f"{activation}, {base}, {level}"] = norm_figures(measured) | bounds
     return figures, report.judge_jacobians(figures)

@@ -1,8 +1,10 @@
 """The gradient study as users run it: its files, its verdict, resumed, and given nonsense."""
 
 import json
+import math
 import re
 
+import jax
 import pytest
 
 from experiments import gradient_check
@@ -38,26 +40,54 @@ def test_a_study_of_one_cell(tmp_path, capsys):
     assert "0 parts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_agreement_under_every_option(float64, as_users_run):
+    """Of a cell with noise; a wrong derivative shows under each of them."""
+    agreement = gradient_check.agreement("VariationalDropout", 0, quick=False)
+    names = "plain, ragged, resets, saturated, remat, reverse, without noise, stacked, bidirectional"
+    assert list(agreement["options"]) == names.split(", ")
+    assert all(option["agrees"] for option in agreement["options"].values())
+    assert agreement["jvp_vjp"] < 1e-12
+    assert agreement["second_order"] < 1e-12
+
+
+@pytest.mark.slow
+def test_a_wrong_derivative_shows_under_every_option(float64, as_users_run):
+    mistake = next(m for m in gradient_check.mutations.seed("MGU") if m.target.name == "MGU.step_bwd")
+    jax.clear_caches()
+    with gradient_check.mutations.planted(mistake):
+        agreement = gradient_check.agreement("MGU", 0, quick=False)
+    jax.clear_caches()
+    assert not any(option["agrees"] for option in agreement["options"].values())
+    assert agreement["second_order"] > 1e-3
+
+
 def test_what_is_wrong_is_said(tmp_path):
     """A disagreement and a mistake that nobody found both end up in the verdict."""
     errors = dict.fromkeys(gradient_check.METHODS, 1e-15) | {"bptt": 0.5}
     option = {"agrees": False, "errors": errors, "report": "the table"}
     study = gradient_check.mutations.Study(
         name="Elman", seeded=3, found={"wrong value": 1}, missed={"float64": (), "float32": ("c",)},
-        false_alarms={}, survivors=(("a * b  →  a", ""), ("b * a  →  a * b", "commutes")), seconds=1.0,
+        false_alarms={"float64": 0, "float32": 0},
+        survivors=(("a * b  →  a", ""), ("b * a  →  a * b", "commutes")), seconds=1.0,
     )  # fmt: skip
+    broken = gradient_check.mutations.Study("GRU", 0, {}, {}, {}, (), 1.0, wrong="wrong value")
     modes = [f"{p} {mode}" for p in ("float32", "bfloat16") for mode in ("autodiff", "bptt")]
     lengths = {"length": [1.0, 2.0], **{mode: [1e-7, 1e-6] for mode in modes}}
     steps = dict.fromkeys(("finite_difference", "complex_step"), [1e-9] * len(gradient_check.STEPS))
     results = {
         "mutations Elman": vars(study),
-        "agreement Elman tanh": {"options": {"plain": option}},
+        "mutations GRU": vars(broken),
+        "agreement Elman tanh": {"options": {"plain": option}, "jvp_vjp": 1e-15, "second_order": math.nan},
         "growth LSTM": lengths,
         "steps LSTM": steps,
     }
-    disagreement, unexplained = gradient_check.finish(tmp_path, gradient_check.Config(), results)
+    said = gradient_check.finish(tmp_path, gradient_check.Config(), results)
+    disagreement, second_order, unexplained, wrong = said
     assert disagreement.startswith("Elman tanh, plain: the methods disagree")
+    assert second_order == "Elman tanh: second_order is off by nan, more than 1e-12"
     assert unexplained.endswith("a * b  →  a")
+    assert wrong == "GRU: wrong value"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["mutations_seeded"], summary["mutations_found"]) == (3, 1)
     assert summary["mutations_equivalent"] == summary["mutations_unexplained"] == 1
@@ -68,6 +98,7 @@ def test_what_is_wrong_is_said(tmp_path):
     [
         (["--cells", "Elmo"], "cells: known are Elman tanh, .*; got Elmo"),
         (["--resume"], "--resume needs --out DIR"),
+        (["--seed", "-1"], "seed must be 0 or more and below .*, got -1"),
     ],
 )
 def test_bad_input(arguments, message, tmp_path, monkeypatch, capsys):

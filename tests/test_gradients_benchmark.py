@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,6 +41,20 @@ def test_exponents_are_those_of_the_largest_sizes():
         ("time", "hidden_size"): 4,
         ("memory", "hidden_size"): 3,
     }
+
+
+def test_all_methods_compute_the_same_gradient():
+    def gradient(name):
+        program = benchmark.build(benchmark.Config(), "steps", name, 5, 3)
+        return jax.tree.map(np.asarray, program.compiled(*program.arguments))
+
+    expected = gradient("autodiff")
+    assert all(np.any(leaf) for leaf in expected)
+    forward, _ = gradient("rtrl")  # and of the carry
+    terms = jax.tree.map(lambda term: term.sum(0), gradient("explicit_terms"))
+    for found in (gradient("bptt"), forward, terms):
+        for leaf, like in zip(found, expected, strict=True):
+            np.testing.assert_allclose(leaf, like, atol=2e-6)
 
 
 @pytest.mark.slow

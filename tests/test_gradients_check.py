@@ -42,6 +42,13 @@ class TestWhatIsRight:
         params_and_carry = ["params.w_ih", "params.w_hh", "params.b", "xs", "carry.h", "carry.c"]
         assert leaves == [*params_and_carry, "ys", "last_carry.h", "last_carry.c"]
 
+    @pytest.mark.parametrize(("batch_shape", "lengths"), [((), 2), ((2,), [3, 2])])
+    def test_lengths_as_numbers_and_lists(self, batch_shape, lengths, float64):
+        params, xs = small_problem(jaxrnn.Elman(2))
+        xs = xs[:, 0] if batch_shape == () else xs
+        leave_out = set(EXACT) - {"bptt", "loop"}
+        assert check(jaxrnn.Elman(2), params, xs, lengths=lengths, leave_out=leave_out).agrees
+
     @pytest.mark.slow
     def test_noise_along_directions(self, float64):
         cell = jaxrnn.Zoneout(jaxrnn.LSTM(2))

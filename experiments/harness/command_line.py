@@ -36,7 +36,8 @@ def main(
         if len(commands) > 1:
             description += f"\n\nCommands (COMMAND --help): {', '.join(commands)}."
     settings, run = commands[name]
-    program = f"python -m experiments.{Path(sys.argv[0]).stem}" + ("" if name == default else f" {name}")
+    script = Path(sys.argv[0])
+    program = f"python -m {script.parent.name}.{script.stem}" + ("" if name == default else f" {name}")
     try:
         run(_parse(settings, arguments, program, description if name == default else None))
     except (ValueError, OSError) as error:
@@ -50,6 +51,8 @@ def main(
 def _parse(settings: type, arguments: list[str], program: str, description: str | None) -> Any:
     """Settings from the command line; with ``--resume`` those of the run, which may not differ."""
     given: Any = tyro.cli(settings, args=arguments, prog=program, description=description)
+    if not 0 <= getattr(given, "seed", 0) < 2**32:
+        raise ValueError(f"seed must be 0 or more and below 2**32, got {given.seed}")
     if not getattr(given, "resume", False):
         return given
     if given.out is None:

@@ -2,14 +2,13 @@
 
 ``mutants`` makes the mistakes, ``mutation_targets`` says where. A mistake is found if gradients, outputs or
 last carry of ``backward="bptt"`` then differ by more than 1e-12 from the other columns of
-``jaxrnn.gradients.check``, or the contract is broken. What is not found must be listed in ``EQUIVALENT``,
-with the reason why it changes nothing.
+``jaxrnn.gradients.check``, or the contract is broken. What is not found must be listed in
+``equivalent_mutations``, with the reason why it changes nothing.
 """
 
 import ast
 import contextlib
 import dataclasses
-import fnmatch
 import functools
 import sys
 import textwrap
@@ -25,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_vjp
 
+from experiments.harness.equivalent_mutations import reason
 from experiments.harness.mutants import ZEROED
 from experiments.harness.mutation_targets import BACKWARD, EVERYWHERE, SUBJECTS, Mutation, reach, seed
 from jaxrnn import bptt
@@ -36,52 +36,6 @@ from jaxrnn.recurrence import unroll
 
 TOLERANCE = 1e-12
 DTYPES = ("float64", "float32")
-
-SAME_DTYPES = "only dtypes are read of it, and a carry's cotangent has the carry's dtypes"
-SAME_SHAPES = "only shapes and dtypes are read of it, and these are the same"
-SEQUENCES = "any sequence does: the next to take it only iterates or indexes"
-COMMUTES = "the operation commutes"
-UNREAD = "AffineCell.param_grads reads no residuals"
-# (function, part of the line, what the mistake makes of it, why the function stays the same)
-EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
-    ("*.step_bwd", ", carry_before), ", ", d_carry), ", SAME_DTYPES),
-    ("Zoneout.step_bwd", "cast_like(d_step, d_carry)", "cast_like(d_step, carry_before)", SAME_DTYPES),
-    ("scan.masked_step_bwd", "zeros(d_carry)", "zeros(carry_before)", SAME_SHAPES),
-    ("scan.masked_step_bwd", "zeros(d_before)", "zeros(d_after)", SAME_SHAPES),
-    ("scan.select", "b.ndim", "a.ndim", SAME_SHAPES),
-    ("affine.weight_grad", "range(deltas.ndim", "range(inputs.ndim", SAME_SHAPES),
-    ("affine.weight_grad", "tuple(range(deltas.ndim - 1))", "range(deltas.ndim - 1)", SEQUENCES),
-    ("affine.bias_grad", "tuple(range(deltas.ndim - 1))", "range(deltas.ndim - 1)", SEQUENCES),
-    (
-        "affine.cast",
-        "tuple((array.astype(dtype) for array in arrays))",
-        "(array.astype(dtype) for array in arrays)",
-        SEQUENCES,
-    ),
-    ("scan.masked_step", "tuple(residuals)", "residuals", SEQUENCES),
-    ("Stack.step_fwd", "tuple(residuals)", "residuals", SEQUENCES),
-    ("Stack.step_bwd", "tuple(deltas)", "deltas", SEQUENCES),
-    ("affine.*", "(deltas.dtype, weight.dtype)", "(weight.dtype, deltas.dtype)", COMMUTES),
-    ("affine.*", "(deltas.dtype, bias.dtype)", "(bias.dtype, deltas.dtype)", COMMUTES),
-    ("Zoneout.step_bwd", "keep, d_after", "d_after, keep", COMMUTES),
-    *(
-        ("*LSTM.param_grads", "carries_before, residuals", f"carries_before, {other}", UNREAD)
-        for other in ("xs", "carries_before", "deltas", "i")
-    ),
-    ("Stack.step_fwd", "after, residuals = ", "residuals, after = ", "both begin as empty lists"),
-    ("Stack.step_bwd", "layer > 0", "layer >= 0", "the d_y that is left over is not used"),
-    ("Stack.step_bwd", "layer > 0", "layer > -1", "the d_y that is left over is not used"),
-    (
-        "scan.masked_step",
-        "after, before)",
-        "after, carry)",
-        "no reset stands at padding, so before is carry",
-    ),
-    *(
-        ("minimal._softplus", "> 0", other, "near 0 both branches are log(1 + exp z) to rounding")
-        for other in (">= 0", "> 1", "> -1")
-    ),
-)
 
 
 class Kind(NamedTuple):
@@ -279,57 +233,57 @@ class Outcome(NamedTuple):
     """Who found a mistake."""
 
     how: str  # "wrong value", "wrong shape", "error", "contract"; empty if check and contract did not
-    check_grads: dict[str, bool]  # by dtype, whether jax.test_util.check_grads finds it
+    check_grads: dict[str, str]  # by dtype: FOUND, MISSED, or FALSE_ALARM
+
+
+FOUND, MISSED = "found", "missed"
+FALSE_ALARM = "false alarm"  # on this problem check_grads rejects the derivative without the mistake too
 
 
 @functools.cache
 def _bench(name: str, maker: int, kind: Kind, dtype: str) -> Bench:
     bench = Bench(SUBJECTS[name][maker](kind.hidden), kind, dtype)
     if dtype == "float64" and (found := bench.check(None)):
-        raise RuntimeError(f"{bench.cell}: {found}, without any mistake")
+        raise WrongWithoutMistakeError(f"{bench.cell}: {found}, without any mistake")
     return bench
+
+
+class WrongWithoutMistakeError(Exception):
+    """The derivative is wrong as it stands."""
 
 
 def judge(name: str, mutation: Mutation, dtypes: Collection[str] = DTYPES) -> Outcome:
     """Who finds a mistake of a subject.
 
     ``check`` is asked problem after problem until it finds it, then ``check_grads`` on the same problem, in
-    each of the dtypes.
+    each of the dtypes. What only the contract shows is beyond both: that takes arrays of mixed dtypes.
     """
     kinds = [*KINDS, SATURATED[name]] if name in SATURATED else KINDS
     problems = [(maker, kind) for kind in kinds for maker in range(len(SUBJECTS[name]))]
-    how, place = "", problems[0]
     with jax.enable_x64(True):
         for problem in problems:
-            if found := _bench(name, *problem, "float64").check(mutation):
-                how, place = found, problem
-                break
-        for maker in range(len(SUBJECTS[name])):
-            if not how and _bench(name, maker, KINDS[0], "float64").check_contract(mutation):
-                how = "contract"
-    return Outcome(how, {dtype: check_grads(name, place, mutation, dtype) for dtype in dtypes})
+            if how := _bench(name, *problem, "float64").check(mutation):
+                return Outcome(
+                    how, {dtype: check_grads(name, problem, mutation, dtype) for dtype in dtypes}
+                )
+        contract = any(
+            _bench(name, maker, KINDS[0], "float64").check_contract(mutation)
+            for maker in range(len(SUBJECTS[name]))
+        )
+    return Outcome("contract" if contract else "", {})
 
 
-def check_grads(name: str, problem: tuple[int, Kind], mutation: Mutation | None, dtype: str) -> bool:
+def check_grads(name: str, problem: tuple[int, Kind], mutation: Mutation, dtype: str) -> str:
     """Whether ``jax.test_util.check_grads`` finds a mistake on one problem."""
     with jax.enable_x64(dtype == "float64"):
-        return _bench(name, *problem, dtype).check_grads(mutation)
+        if _false_alarm(name, *problem, dtype):
+            return FALSE_ALARM
+        return FOUND if _bench(name, *problem, dtype).check_grads(mutation) else MISSED
 
 
-def reason(mutation: Mutation) -> str:
-    """Why a mistake changes nothing, as ``EQUIVALENT`` has it; empty if it is not listed."""
-    for function, before, after, why in EQUIVALENT:
-        same_function = fnmatch.fnmatchcase(mutation.target.name, function)
-        if same_function and mutation.after in _each_replaced(mutation.before, before, after):
-            return why
-    return ""
-
-
-def _each_replaced(line: str, before: str, after: str) -> Iterator[str]:
-    """The line with one occurrence replaced, each in turn."""
-    parts = line.split(before)
-    for place in range(1, len(parts)):
-        yield before.join(parts[:place]) + after + before.join(parts[place:])
+@functools.cache
+def _false_alarm(name: str, maker: int, kind: Kind, dtype: str) -> bool:
+    return _bench(name, maker, kind, dtype).check_grads(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,38 +293,39 @@ class Study:
     name: str
     seeded: int
     found: dict[str, int]  # by how
-    missed: dict[str, tuple[str, ...]]  # by dtype, those of them that check_grads does not find
-    false_alarms: dict[str, bool]  # by dtype, whether check_grads rejects the derivative without mistake
+    missed: dict[str, tuple[str, ...]]  # by dtype, what changes values and check_grads does not find
+    false_alarms: dict[str, int]  # by dtype, mistakes on which check_grads cannot be asked
     survivors: tuple[tuple[str, str], ...]  # what check and contract do not find, and the reason
     seconds: float  # of CPU
+    wrong: str = ""  # what is wrong with the derivative as it stands; then nothing is judged
 
     @property
     def unexplained(self) -> list[str]:
         """Survivors without a reason."""
         return [mistake for mistake, why in self.survivors if not why]
 
+    @property
+    def in_values(self) -> int:
+        """Mistakes found that change more than dtypes: those that check_grads is asked about."""
+        return sum(self.found.values()) - self.found.get("contract", 0)
 
-def study(
-    name: str,
-    dtypes: Collection[str] = DTYPES,
-    *,
-    every: int = 1,
-    progress: Callable[[int, int], None] = lambda done, seeded: None,
-) -> Study:
-    """Judge all mistakes of a subject, or every k-th; ``progress`` gets the numbers done and seeded."""
+
+def study(name: str, dtypes: Collection[str] = DTYPES, *, every: int = 1) -> Study:
+    """Judge all mistakes of a subject, or every k-th."""
     start = time.process_time()
     mutations = seed(name)[::every]
-    outcomes = []
-    for mutation in mutations:
-        outcomes.append(judge(name, mutation, dtypes))
-        progress(len(outcomes), len(mutations))
+    try:
+        outcomes = [judge(name, mutation, dtypes) for mutation in mutations]
+    except WrongWithoutMistakeError as error:
+        return Study(name, 0, {}, {}, {}, (), time.process_time() - start, wrong=str(error))
     judged = list(zip(mutations, outcomes, strict=True))
+    said = {dtype: [(str(m), o.check_grads.get(dtype)) for m, o in judged] for dtype in dtypes}
     return Study(
         name=name,
         seeded=len(mutations),
         found=dict(Counter(outcome.how for outcome in outcomes if outcome.how)),
-        missed={d: tuple(str(m) for m, o in judged if o.how and not o.check_grads[d]) for d in dtypes},
-        false_alarms={dtype: check_grads(name, (0, KINDS[0]), None, dtype) for dtype in dtypes},
+        missed={dtype: tuple(m for m, answer in said[dtype] if answer == MISSED) for dtype in dtypes},
+        false_alarms={dtype: sum(answer == FALSE_ALARM for _, answer in said[dtype]) for dtype in dtypes},
         survivors=tuple((str(m), reason(m)) for m, outcome in judged if not outcome.how),
         seconds=time.process_time() - start,
     )
@@ -383,8 +338,10 @@ def totals(studies: Sequence[Study]) -> dict[str, int]:
         "mutations_found": sum(sum(s.found.values()) for s in studies),
         "mutations_equivalent": sum(len(s.survivors) - len(s.unexplained) for s in studies),
         "mutations_unexplained": sum(len(s.unexplained) for s in studies),
+        "mutations_of_dtypes_alone": sum(s.found.get("contract", 0) for s in studies),
+        "mutations_of_values": sum(s.in_values for s in studies),
     }
     for dtype in sorted({dtype for s in studies for dtype in s.missed}, reverse=True):
-        key = "found_by_check_grads" if dtype == "float64" else f"found_by_check_grads_{dtype}"
-        result[key] = result["mutations_found"] - sum(len(s.missed[dtype]) for s in studies)
+        result[f"missed_by_check_grads_{dtype}"] = sum(len(s.missed.get(dtype, ())) for s in studies)
+        result[f"false_alarms_of_check_grads_{dtype}"] = sum(s.false_alarms.get(dtype, 0) for s in studies)
     return result

@@ -43,13 +43,17 @@ def default_directory(experiment: str) -> Path:
     return Path("out") / experiment / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def check_out(directory: Path, *, resume: bool) -> None:
-    """Raise ValueError if a new run would overwrite something; nothing is written yet."""
+def check_out(directory: Path, *, resume: bool | None) -> None:
+    """Raise ValueError if a new run would overwrite something; nothing is written yet.
+
+    ``resume`` is None where a run cannot be continued.
+    """
     if resume or not directory.exists():
         return
     if not directory.is_dir() or any(directory.iterdir()):
         what = "already holds a run" if (directory / "config.json").is_file() else "is not empty"
-        raise ValueError(f"{directory} {what}; give --resume to continue a run, or another --out")
+        instead = "another --out" if resume is None else "--resume to continue a run, or another --out"
+        raise ValueError(f"{directory} {what}; give {instead}")
 
 
 def create(directory: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> None:

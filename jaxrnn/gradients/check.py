@@ -112,6 +112,8 @@ def check(
         )
     if carry is None:
         carry = cell.initial_carry(xs.shape[1:-1], xs.dtype)
+    arrays = [name for name in ("lengths", "resets") if options.get(name) is not None]
+    options |= {name: np.asarray(options[name]) for name in arrays}
     if unknown := set(leave_out) - set(METHODS):
         raise ValueError(f"leave_out: known are {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
     check_real(cell, params)
