@@ -13,7 +13,6 @@ part (--tuning), not on the validation part.
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,7 @@ from benchmarks.equal_time import (
     train_for,
     warmed_up,
 )
+from benchmarks.record import check_json, load_average
 from experiments import char_lm
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, replicate, shard
@@ -123,8 +123,7 @@ def check(config: Config) -> None:
         raise ValueError("--transformer-steps needs --transformer")
     if config.transformer and importlib.util.find_spec("torch") is None:
         raise ValueError("--transformer needs torch: install the peers extra, pip install -e '.[peers]'")
-    if config.json is not None and config.json.is_dir():
-        raise ValueError(f"--json {config.json} is a folder")
+    check_json(config.json)
 
 
 def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
@@ -252,7 +251,7 @@ def run(config: Config) -> None:
     """The Transformer first, while JAX holds no threads yet; then the recurrent model, table, record."""
     check(config)
     record: dict[str, Any] = {
-        "load_average_at_start": round(os.getloadavg()[0], 2),  # over a minute; other work spoils times
+        "load_average_at_start": load_average(),
         "corpus": CORPUS,
         "settings": {name: value for name, value in config_record(config).items() if name != "json"},
     }

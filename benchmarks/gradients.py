@@ -16,10 +16,9 @@ fastest call among repetitions taken in turns; memory is what XLA allots to inte
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,10 +31,10 @@ from jaxtyping import Array
 from matplotlib.axes import Axes
 
 import jaxrnn
+from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
 from experiments.harness.plots import COLOURS, MARKERS, save
 from experiments.harness.progress import counted
-from experiments.harness.run import config_record, environment, write_json
 from jaxrnn import gradients
 from jaxrnn.checks import check_positive
 
@@ -173,8 +172,7 @@ def check(config: Config) -> None:
         sizes = getattr(config, name)
         if len(sizes) < least or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
             raise ValueError(f"{name} must be {least} or more rising numbers, got {sizes}")
-    if config.json is not None and config.json.is_dir():
-        raise ValueError(f"--json {config.json} is a folder")
+    check_json(config.json)
 
 
 def plan(config: Config) -> list[tuple[Against, str, int, int]]:
@@ -313,7 +311,7 @@ def run(config: Config) -> None:
     """Compile, measure, fit; tables, record and chart."""
     check(config)
     started = time.perf_counter()
-    load = round(os.getloadavg()[0], 2)  # over a minute; other work spoils times
+    load = load_average()
     planned = plan(config)
     programs = []
     with counted(f"compiling {len(planned)} programs") as on_program:
@@ -325,14 +323,8 @@ def run(config: Config) -> None:
     slopes = fitted(rows)
     print_tables(rows, slopes)
     print(f"\n{time.perf_counter() - started:.0f} s; load at the start {load}")
-    if config.json is not None:
-        settings = config_record(replace(config, json=None))
-        del settings["json"]
-        record = {"settings": settings, "load_average_at_start": load, "exponents": slopes}
-        record |= {"results": [asdict(r) for r in rows], "environment": environment()}
-        write_json(config.json, record)
-        draw(config.json.with_suffix(".png"), rows, config)
-        print(f"all figures in {config.json}, chart in {config.json.with_suffix('.png')}")
+    figures = {"exponents": slopes, "results": [asdict(r) for r in rows]}
+    publish(config, figures, lambda chart: draw(chart, rows, config), load=load)
 
 
 if __name__ == "__main__":

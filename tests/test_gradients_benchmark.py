@@ -83,7 +83,7 @@ def test_a_small_run(tmp_path: Path, monkeypatch, capsys):
         ({"steps": (32, 16, 64)}, "steps must be 3 or more rising numbers"),
         ({"hidden_sizes": (0, 1, 2, 3, 4)}, "hidden_sizes must be 5 or more rising numbers"),
         ({"repeats": 0}, "repeats must be a positive integer, got 0"),
-        ({"json": Path("tests")}, "--json tests is a folder"),
+        ({"json": Path("tests")}, "--json tests must be a file"),
     ],
 )
 def test_bad_settings(settings, match):

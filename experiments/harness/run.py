@@ -137,9 +137,12 @@ class Metrics:
                 return
 
 
-def environment() -> dict[str, Any]:
-    """What a figure depends on besides the settings: command, commit, device, cores, versions."""
-    packages = ["jax", "jaxlib", "flax", "optax", "numpy"]
+def environment(*peers: str) -> dict[str, Any]:
+    """What a figure depends on besides the settings: command, commit, device, cores, versions.
+
+    ``peers`` are packages whose versions count besides those that the library itself needs.
+    """
+    packages = ["jax", "jaxlib", "flax", "optax", "numpy", *peers]
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "commit": _commit(),

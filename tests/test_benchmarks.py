@@ -1,0 +1,164 @@
+"""The benchmarks: what they time is right, how they time, and what they make of it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import language_model, layers, measure, memory, record
+from benchmarks.measure import Spread
+from benchmarks.peers import LIBRARIES, OURS, Size, problem
+
+
+def spread(median):
+    return Spread(median, median, median)
+
+
+class TestTiming:
+    def test_every_call_in_every_round_in_changing_order(self, monkeypatch):
+        said, clock = [], iter(range(10_000))
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(clock)))
+        calls = {name: lambda name=name: said.append(name) for name in "abc"}
+        spreads = measure.interleaved(calls, 5)
+        assert spreads == dict.fromkeys("abc", spread(1.0))
+        rounds = "".join(said[3:])  # after the first calls, which tell how often to repeat
+        pairs = [rounds[i : i + 6 : 2] for i in range(0, 30, 6)]  # a call to warm up, one to time
+        assert len(rounds) == 30
+        assert all(sorted(order) == list("abc") for order in pairs)
+        assert len(set(pairs)) > 1
+
+    def test_a_short_call_is_repeated_until_it_can_be_timed(self, monkeypatch):
+        monkeypatch.setattr(measure, "seconds", lambda call: call() or 0.004)
+        count = []
+        measure.interleaved({"short": lambda: count.append(1)}, 1)
+        assert len(count) == 1 + 1 + 6  # 6 · 4 ms are more than 20 ms
+
+    def test_quartiles(self):
+        assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == (3.0, 2.0, 4.0)
+
+    def test_peak_memory(self):
+        peak = measure.alone(measure.peak_bytes, allocate)
+        assert peak is None or 60 <= peak / 2**20 < 80
+
+    def test_another_process_has_nothing_of_this_one(self):
+        assert measure.alone(math.sqrt, 4) == 2
+
+
+def allocate():
+    np.ones(8 * 2**20).sum()  # 64 MiB
+
+
+def row(library, devices, seconds, cell="lstm", size="2,3,4,5"):
+    return layers.Row(cell, size, devices, library, spread(1.0), spread(seconds), 0.1)
+
+
+class TestLayers:
+    def test_ratios_are_to_what_ran_in_the_same_process(self):
+        rows = [
+            row("jaxrnn bptt", 1, 2.0),
+            row("torch", 1, 3.0),
+            row("haiku", 1, 5.0),
+            row("keras", 1, 4.0),
+            row("jaxrnn bptt, sharded", 2, 1.0),
+            row("torch", 2, 2.0),
+            row("jaxrnn bptt", 1, 1.0, size="1,1,1,1"),
+            row("torch", 1, 1.0, size="1,1,1,1"),
+            row("haiku", 1, 1.0, size="1,1,1,1"),
+        ]
+        first, second = layers.summarise(rows, flops_per_second=3 * 2 * 2 * 3 * 9 * 20)
+        assert first["best"] == "jaxrnn bptt, sharded"
+        assert (first["to_torch"], first["to_best_jax_peer"]) == (2.0, 4.0)
+        assert (first["one_device_to_torch"], first["one_device_to_best_jax_peer"]) == (1.5, 2.0)
+        assert first["floor"] == 1.0  # a second of products in a second
+        assert second["to_torch"] == 1.0
+        means = layers.geometric_means([first, second])["lstm"]
+        assert means["to_torch"] == pytest.approx(math.sqrt(2))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("cell", OURS)
+    def test_all_libraries_run_and_ours_are_torchs(self, cell):
+        pytest.importorskip("torch", reason="the peers extra is not installed")
+        given = problem(cell, Size(batch=8, time=4, in_features=3, hidden=5))
+        found = {name: LIBRARIES[name](given) for name in LIBRARIES}
+        assert [name for name, layer in found.items() if layer is None] == ["equinox"] * (cell == "elman")
+        found = {name: layer for name, layer in found.items() if layer is not None}
+        layers.check_outputs(found)
+        for layer in found.values():
+            assert layer.forward().size == 4 * 8 * 5
+        ours = problem(cell, given.size)._replace(params=given.params._replace(w_hh=2 * given.params.w_hh))
+        with pytest.raises(RuntimeError, match="jaxrnn bptt: forward differs from torch's by"):
+            layers.check_outputs(found | {"jaxrnn bptt": LIBRARIES["jaxrnn bptt"](ours)})
+
+    @pytest.mark.parametrize(
+        ("settings", "match"),
+        [
+            ({"sizes": ("1,2,3",)}, "a size is BATCH,TIME,FEATURES,HIDDEN, .*; got '1,2,3'"),
+            ({"sizes": ("1,2,3,x",)}, "got '1,2,3,x'"),
+            ({"sizes": ("1,0,3,4",)}, "time of size 1,0,3,4 must be"),
+            ({"sizes": ()}, "sizes must be one or more"),
+            ({"cells": ("lstm", "lstm")}, "cells must be one or more, each once"),
+            ({"repeats": 0}, "repeats must be"),
+        ],
+    )
+    def test_bad_settings(self, settings, match):
+        with pytest.raises(ValueError, match=match):
+            layers.check(layers.Config(**settings))
+
+
+class TestMemory:
+    def test_a_small_run(self, tmp_path, capsys):
+        out = tmp_path / "memory.json"
+        memory.run(
+            memory.Config(
+                lengths=(64, 256), batch_size=2, in_features=3, hidden_size=4, repeats=1, json=out
+            )
+        )
+        summary = json.loads(out.read_text())["summary"]
+        assert summary["last carry"]["memory_plain_to_remat"] > 2
+        assert 0.3 < summary["last carry"]["exponent_of_memory"] < 0.9
+        assert out.with_suffix(".png").stat().st_size > 10_000
+        assert "memory plain to remat" in capsys.readouterr().out
+
+    def test_bad_settings(self):
+        with pytest.raises(ValueError, match="lengths must be two or more rising numbers"):
+            memory.check(memory.Config(lengths=(20, 10)))
+
+
+class TestLanguageModel:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("library", language_model.LIBRARIES)
+    def test_every_library_learns(self, library):
+        pytest.importorskip("torch", reason="the peers extra is not installed")
+        given = language_model.Problem(batch=8, time=6, hidden=7, layers=2, vocabulary=11, embedding=5)
+        step = language_model.LIBRARIES[library](given)
+        losses = [step() for _ in range(30)]
+        assert losses[0] == pytest.approx(math.log(11), abs=0.3)
+        assert losses[-1] < losses[0] - 0.01
+
+    def test_ratios(self):
+        rows = [
+            language_model.Row("s", 1, "jaxrnn", spread(2.0), 1.0),
+            language_model.Row("s", 1, "torch", spread(3.0), 0.5),
+            language_model.Row("s", 2, "torch", spread(9.0), 0.5),
+        ]
+        (entry,) = language_model.ratios(rows)
+        assert (entry["other"], entry["step"], entry["first_call"]) == ("torch", 1.5, 0.5)
+
+
+@pytest.mark.slow
+def test_sampling(tmp_path):
+    pytest.importorskip("torch", reason="the peers extra is not installed")
+    from benchmarks import sampling
+
+    out = tmp_path / "sampling.json"
+    sampling.run(sampling.Config(streams=(1, 3), length=20, hidden_size=8, repeats=1, json=out))
+    found = json.loads(out.read_text())
+    assert set(found["times_torch"]) == {"1", "3"}
+    assert [r["library"] for r in found["results"]] == ["jaxrnn", "torch"] * 2
+
+
+def test_figures_need_a_file_of_their_own(tmp_path):
+    for path in (tmp_path, tmp_path / "chart.png"):
+        with pytest.raises(ValueError, match=r"--json .* must be a file that ends in \.json"):
+            record.check_json(path)
