@@ -32,7 +32,6 @@ from jaxrnn.checks import check_positive
 from jaxrnn.decoding import greedy, sample
 from jaxrnn.models.language_model import LanguageModel, LanguageModelParams
 
-
 COMPARED = 20  # characters after each first one
 
 
