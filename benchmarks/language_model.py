@@ -13,14 +13,10 @@ device a core.
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# One library's idle threads would spin and slow the next; read when an OpenMP runtime is loaded.
-os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import jax
 import jax.numpy as jnp

@@ -56,7 +56,9 @@ def interleaved(
     for done in range(1, rounds + 1):
         random.shuffle(order)
         for name in order:
-            calls[name]()  # brings its data back to the caches, and its threads back to work
+            # Not timed: the idle threads of the library before still spin, and ours are asleep. With
+            # OMP_WAIT_POLICY=passive they would not spin, but torch would be up to ten times slower.
+            calls[name]()
             taken[name].append(float(np.median([seconds(calls[name]) for _ in range(repeats[name])])))
         on_round(done, rounds)
     return {name: Spread.of(values) for name, values in taken.items()}

@@ -9,14 +9,10 @@ its users write it. Before anything is timed, the most probable characters must 
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# One library's idle threads would spin and slow the next; read when an OpenMP runtime is loaded.
-os.environ["OMP_WAIT_POLICY"] = "passive"
 
 import jax
 import matplotlib.pyplot as plt
