@@ -1,6 +1,6 @@
 """What does ``remat`` save? Memory and time of a gradient against the length of the sequence.
 
-    python -m benchmarks.memory                                            about three minutes
+    python -m benchmarks.memory                                            over five minutes
     python -m benchmarks.memory --json benchmarks/results/memory.json     figures and chart kept
 
 The gradient of a loss by the weights of one layer, of a loss on the last carry alone and of mean(y²), which
