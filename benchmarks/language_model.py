@@ -54,7 +54,7 @@ class Config:
     repeats: int = 15
     """Rounds in which each library takes one step."""
     json: Path | None = None
-    """File for all figures, and beside it a chart; the published ones are in benchmarks/results/."""
+    """File for all figures, and beside it a chart."""
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,7 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(
-    calls: Mapping[str, Callable[[], Any]],
-    rounds: int,
-    on_round: Callable[[int, int], None] = lambda done, rounds: None,
-) -> dict[str, Spread]:
+def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Spread]:
     """The time of each call, in rounds of all: what slows the machine for a while slows all of them.
 
     The order is shuffled in every round, so that none always follows the same other.
@@ -53,14 +49,13 @@ def interleaved(
     order, random = list(calls), np.random.default_rng(0)
     repeats = {name: 1 + int(LEAST_SECONDS / seconds(call)) for name, call in calls.items()}
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for done in range(1, rounds + 1):
+    for _ in range(rounds):
         random.shuffle(order)
         for name in order:
             # Not timed: the idle threads of the library before still spin, and ours are asleep. With
             # OMP_WAIT_POLICY=passive they would not spin, but torch would be up to ten times slower.
             calls[name]()
             taken[name].append(float(np.median([seconds(calls[name]) for _ in range(repeats[name])])))
-        on_round(done, rounds)
     return {name: Spread.of(values) for name, values in taken.items()}
 
 

@@ -59,7 +59,7 @@ class Config:
     repeats: int = 5
     """Rounds in which every program is called once."""
     json: Path | None = None
-    """File for all figures, and beside it a chart; the published ones are in benchmarks/results/."""
+    """File for all figures, and beside it a chart."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class TestLayers:
 
 
 class TestMemory:
+    @pytest.mark.slow
     def test_a_small_run(self, tmp_path, capsys):
         out = tmp_path / "memory.json"
         memory.run(
