@@ -5,16 +5,18 @@
 
 A step is forward pass, cross-entropy, gradient, clipping by norm and Adam, for a model of an embedding, one
 or more layers and a linear output, on random characters. Each library runs as its users write it: ours
-through ``truncated_step``, NNX through ``nnx.jit`` and ``nnx.Optimizer``, torch in eager mode. Before
-anything is timed, each must bring its loss on these characters down. Compile time is the median of first
-calls, each in a fresh process. One process has one JAX device; in a second our batch is split over one
-device a core.
+through ``truncated_step``, NNX through ``nnx.jit`` and ``nnx.Optimizer``, torch in eager mode. Each lives
+in a process of its own, and they are called in turns; sharded means our batch split over one device a core.
+Before anything is timed, each must bring its loss on these characters down. Compile time is the median of
+first calls, each in a fresh process.
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import numpy as np
 import optax
 
 import jaxrnn
-from benchmarks.measure import Spread, alone, interleaved, seconds
+from benchmarks.measure import Process, Spread, alone, interleaved, seconds, typical_seconds
 from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, cores, replicate, shard
@@ -78,7 +80,6 @@ class Row:
     """One library at one size."""
 
     size: str
-    devices: int
     library: str
     step: Spread
     first_call: float  # median seconds, compilation included
@@ -194,9 +195,11 @@ def torch_step(given: Problem) -> Step:
 
 LIBRARIES: dict[str, Callable[[Problem], Step]] = {
     "jaxrnn": jaxrnn_step,
+    "jaxrnn, sharded": jaxrnn_step,
     "flax.nnx": nnx_step,
     "torch": torch_step,
 }
+OURS = [name for name in LIBRARIES if name.startswith("jaxrnn")]
 
 
 def parse(size: str, config: Config) -> Problem:
@@ -213,84 +216,96 @@ def parse(size: str, config: Config) -> Problem:
     return given
 
 
-def first_call(library: str, given: Problem, devices: int) -> float:
-    """Seconds of the first step in this process."""
-    jax.config.update("jax_num_cpu_devices", devices)
-    return seconds(LIBRARIES[library](given))
+def build(library: str, given: Problem) -> Step:
+    """A library's step, in this process."""
+    jax.config.update("jax_num_cpu_devices", cores() if library.endswith("sharded") else 1)
+    return LIBRARIES[library](given)
 
 
-def time_steps(libraries: list[str], given: Problem, devices: int, repeats: int) -> dict[str, Spread]:
-    """Seconds of a step of several libraries, in this process."""
-    jax.config.update("jax_num_cpu_devices", devices)
-    steps = {library: LIBRARIES[library](given) for library in libraries}
-    for library, step in steps.items():
-        losses = [step() for _ in range(STEPS_TO_IMPROVE)]
-        if not losses[-1] < losses[0] < 1.5 * np.log(given.vocabulary):
-            raise RuntimeError(f"{library} does not learn: losses {losses}")
-    return interleaved(steps, repeats)
+def first_call(library: str, given: Problem) -> float:
+    """Seconds of the first step, in this process."""
+    return seconds(build(library, given))
+
+
+def losses(step: Step) -> list[float]:
+    """Of some steps."""
+    return [step() for _ in range(STEPS_TO_IMPROVE)]
+
+
+def time_steps(given: Problem, repeats: int) -> dict[str, Spread]:
+    """Seconds of a step of each library."""
+    with contextlib.ExitStack() as stack:
+        steps = {name: stack.enter_context(Process(build, name, given)) for name in LIBRARIES}
+        for name, step in steps.items():
+            first, *_, last = step.ask(losses)
+            if not last < first < 1.5 * np.log(given.vocabulary):
+                raise RuntimeError(f"{name} does not learn: its loss goes from {first} to {last}")
+        return interleaved(
+            {name: partial(step.ask, typical_seconds) for name, step in steps.items()}, repeats
+        )
 
 
 def measure(config: Config) -> list[Row]:
     """All rows."""
     rows = []
-    tables = [(1, list(LIBRARIES))]
-    if cores() > 1:
-        tables.append((cores(), ["jaxrnn", "torch"]))
     with counted(f"measuring {len(config.sizes)} sizes") as on_size:
         for done, size in enumerate(config.sizes, start=1):
             given = parse(size, config)
-            for devices, libraries in tables:
-                for library, spread in alone(time_steps, libraries, given, devices, config.repeats).items():
-                    first = [alone(first_call, library, given, devices) for _ in range(COMPILATIONS)]
-                    rows.append(Row(size, devices, library, spread, float(np.median(first))))
+            for library, spread in time_steps(given, config.repeats).items():
+                first = [alone(first_call, library, given) for _ in range(COMPILATIONS)]
+                rows.append(Row(size, library, spread, float(np.median(first))))
             on_size(done, len(config.sizes))
     return rows
 
 
 def ratios(rows: list[Row]) -> list[dict[str, Any]]:
-    """How many times as fast as the others, in the same process, we train and are compiled."""
+    """How many times as fast as the others we train, at best, and are compiled."""
     found = []
-    for ours in (row for row in rows if row.library == "jaxrnn"):
-        for other in rows:
-            if (other.size, other.devices) == (ours.size, ours.devices) and other is not ours:
-                entry = {"size": ours.size, "devices": ours.devices, "other": other.library}
-                entry["step"] = other.step.median / ours.step.median
-                entry["first_call"] = other.first_call / ours.first_call
-                found.append(entry)
+    for size in dict.fromkeys(row.size for row in rows):
+        here = [row for row in rows if row.size == size]
+        best = min((row for row in here if row.library in OURS), key=lambda row: row.step.median)
+        (ours,) = (row for row in here if row.library == "jaxrnn")
+        found += [
+            {
+                "size": size,
+                "best": best.library,
+                "other": other.library,
+                "step": other.step.median / best.step.median,
+                "step_one_device": other.step.median / ours.step.median,
+                "first_call": other.first_call / ours.first_call,
+            }
+            for other in here
+            if other.library not in OURS
+        ]
     return found
 
 
 def print_tables(rows: list[Row]) -> None:
     """Every row, then the ratios."""
-    print(f"\n{'size':<16}{'devices':>8}  {'':<9}{'ms':>9}{'quartiles':>18}{'first s':>9}")
+    print(f"\n{'size':<16}{'':<17}{'ms':>9}{'quartiles':>18}{'first s':>9}")
     for row in rows:
         median, low, high = (1e3 * part for part in row.step)
         print(
-            f"{row.size:<16}{row.devices:>8}  {row.library:<9}{median:>9.2f}"
-            f"{f'{low:.2f}-{high:.2f}':>18}{row.first_call:>9.2f}"
+            f"{row.size:<16}{row.library:<17}{median:>9.2f}{f'{low:.2f}-{high:.2f}':>18}{row.first_call:>9.2f}"
         )
-    print(f"\n{'times as fast as':<26}{'':<9}{'step':>9}{'first call':>12}")
+    print(f"\n{'ours':<33}{'times as fast as':<17}{'step':>9}{'one device':>12}{'first call':>12}")
     for entry in ratios(rows):
-        print(
-            f"{entry['size']:<16}{entry['devices']:>8}  {entry['other']:<9}"
-            f"{entry['step']:>9.2f}{entry['first_call']:>12.2f}"
-        )
+        print("{:<16}{:<17}{:<17}{:>9.2f}{:>12.2f}{:>12.2f}".format(*entry.values()))
 
 
 def draw(path: Path, rows: list[Row]) -> None:
-    """Steps a second relative to torch's in the same process."""
+    """Steps a second relative to torch's."""
     figure, axes = plt.subplots(figsize=(8, 3.8), dpi=130, layout="constrained")
     sizes = list(dict.fromkeys(row.size for row in rows))
-    torch = {(row.size, row.devices): row.step.median for row in rows if row.library == "torch"}
-    series = list(dict.fromkeys((row.library, row.devices) for row in rows if row.library != "torch"))
-    width = 0.8 / len(series)
-    for index, (library, devices) in enumerate(series):
-        shown = [row for row in rows if (row.library, row.devices) == (library, devices)]
-        x = [sizes.index(row.size) + (index - len(series) / 2 + 0.5) * width for row in shown]
-        y = [torch[row.size, row.devices] / row.step.median for row in shown]
-        label = f"{library}, {devices} device{'s' * (devices > 1)}"
-        bars = axes.bar(x, y, width, color=COLOURS[index], label=label)
-        axes.bar_label(bars, [f"{value:.2f}" for value in y], padding=2, fontsize=9)
+    torch = [row.step.median for row in rows if row.library == "torch"]
+    names = [name for name in LIBRARIES if name != "torch"]
+    width = 0.8 / len(names)
+    for index, name in enumerate(names):
+        steps = [row.step.median for row in rows if row.library == name]
+        speeds = np.array(torch) / np.array(steps)
+        x = np.arange(len(sizes)) + (index - len(names) / 2 + 0.5) * width
+        bars = axes.bar(x, speeds, width, color=COLOURS[index], label=name)
+        axes.bar_label(bars, [f"{speed:.2f}" for speed in speeds], padding=2, fontsize=9)
     axes.axhline(1, color="black", linestyle="--", linewidth=1, label="torch")
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set(xlabel="batch, time, hidden, layers", ylabel="speed / torch's")
@@ -304,6 +319,8 @@ def run(config: Config) -> None:
     """Measure; tables, record and chart."""
     check_positive("repeats", config.repeats)
     check_json(config.json)
+    if not config.sizes:
+        raise ValueError("sizes must be one or more, got none")
     for size in config.sizes:
         parse(size, config)
     load = load_average()

@@ -7,20 +7,23 @@
 The first command takes about 20 minutes on two CPU cores.
 
 Forward pass and train step (the gradient of mean(y²) by all weights and by the inputs) of one layer in
-float32. For each cell and size all libraries run in one process, in rounds of one call of each, after one
-that is not timed, in an order shuffled every time; figures are medians over the rounds, with quartiles, and
-ratios of medians. In a second process our batch is split over the host's devices, one a core; since that
-changes the threads of every JAX library, only torch runs beside it. Peak memory is that of a process of its
-own. Before anything is timed, all outputs must be finite, and ours equal to torch's with the same weights.
+float32. Each library lives in a process of its own, with the settings that it comes with. They are called
+in rounds of all, in an order shuffled every time; figures are medians over the rounds, with quartiles, and
+ratios of medians. Where it says sharded, our batch is split over the host's devices, one a core; the others
+use the cores as they do by themselves. Before anything is timed, all outputs must be finite, and ours equal
+to torch's with the same weights.
 
 The product floor is the time that the train step's matrix products alone would take, at the best rate that
 either XLA or torch reaches here on one large product; the floor column says what part of our time it is.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,7 +32,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.measure import Spread, alone, interleaved, peak_bytes, seconds
+from benchmarks.measure import Process, Spread, alone, interleaved, peak_bytes, seconds, typical_seconds
 from benchmarks.peers import LIBRARIES, CellName, Layer, Size, problem
 from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
@@ -39,7 +42,6 @@ from experiments.harness.progress import counted
 from jaxrnn.checks import check_positive
 
 SHARDED = [name for name in LIBRARIES if name.endswith("sharded")]
-ONE_DEVICE = [name for name in LIBRARIES if name not in SHARDED]
 OURS = [name for name in LIBRARIES if name.startswith("jaxrnn")]
 JAX_PEERS = [name for name in LIBRARIES if name not in OURS and name != "torch"]
 
@@ -49,6 +51,7 @@ SHADES = {
     "jaxrnn autodiff": COLOURS[5],
     **dict(zip(JAX_PEERS, (COLOURS[1], COLOURS[4], COLOURS[2], COLOURS[3], "#999999"), strict=True)),
 }
+CALLS = ("forward", "train")
 GATES: dict[CellName, int] = {"lstm": 4, "gru": 3, "elman": 1}
 PRODUCT_SIZE = 2048
 TOLERANCE = 1e-3  # of float32 gradients over hundreds of steps, relative to the largest
@@ -74,12 +77,11 @@ class Row:
 
     cell: CellName
     size: str
-    devices: int
     library: str
     forward: Spread
     train: Spread
     first_call: float  # seconds of the first train step, compilation included
-    peak_bytes: int | None = None  # of a train step
+    peak_bytes: int | None  # of a train step
 
 
 def parse_size(text: str) -> Size:
@@ -111,40 +113,73 @@ def check(config: Config) -> None:
     check_json(config.json)
 
 
-def time_layers(names: list[str], devices: int, cell: CellName, size: Size, repeats: int) -> list[Row]:
-    """The figures of several libraries at one size, in this process."""
-    jax.config.update("jax_num_cpu_devices", devices)
-    given = problem(cell, size)
-    layers = {name: layer for name in names if (layer := LIBRARIES[name](given)) is not None}
-    first_calls = {name: seconds(layer.train) for name, layer in layers.items()}
-    check_outputs(layers)
-    forward = interleaved({name: layer.forward for name, layer in layers.items()}, repeats)
-    train = interleaved({name: layer.train for name, layer in layers.items()}, repeats)
+def build(library: str, cell: CellName, size: Size) -> Layer | None:
+    """A library's layer, in this process; None for what it lacks, and for a batch that cannot be split."""
+    sharded = library in SHARDED
+    jax.config.update("jax_num_cpu_devices", cores() if sharded else 1)
+    if sharded and batch_mesh(size.batch).size == 1:
+        return None
+    return LIBRARIES[library](problem(cell, size))
+
+
+def is_none(layer: Layer | None) -> bool:
+    """Whether there is no such layer."""
+    return layer is None
+
+
+def first_call(layer: Layer) -> float:
+    """Seconds of the first train step."""
+    return seconds(layer.train)
+
+
+def peak(layer: Layer) -> int | None:
+    """Bytes that a train step needs at its peak."""
+    return peak_bytes(layer.train)
+
+
+def results(layer: Layer, call: str) -> list[np.ndarray]:
+    """What a call gives."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(getattr(layer, call)())]
+
+
+def time_call(layer: Layer, call: str) -> float:
+    """Seconds of a call."""
+    return typical_seconds(getattr(layer, call))
+
+
+def time_layers(cell: CellName, size: Size, repeats: int) -> list[Row]:
+    """The figures of all libraries at one size."""
+    with contextlib.ExitStack() as stack:
+        processes = {name: stack.enter_context(Process(build, name, cell, size)) for name in LIBRARIES}
+        layers = {name: process for name, process in processes.items() if not process.ask(is_none)}
+        first_calls = {name: layer.ask(first_call) for name, layer in layers.items()}
+        peaks = {name: layer.ask(peak) for name, layer in layers.items()}
+        check_outputs(
+            {name: {call: layer.ask(results, call) for call in CALLS} for name, layer in layers.items()}
+        )
+        forward, train = (
+            interleaved(
+                {name: partial(layer.ask, time_call, call) for name, layer in layers.items()}, repeats
+            )
+            for call in CALLS
+        )
     return [
-        Row(cell, str(size), devices, name, forward[name], train[name], first_calls[name])
+        Row(cell, str(size), name, forward[name], train[name], first_calls[name], peaks[name])
         for name in layers
     ]
 
 
-def check_outputs(layers: dict[str, Layer]) -> None:
-    """Raise RuntimeError if an output is not finite, or ours differs from torch's."""
-    for call in ("forward", "train"):
-        results = {name: jax.tree.leaves(getattr(layer, call)()) for name, layer in layers.items()}
-        for name, leaves in results.items():
-            if not all(np.isfinite(leaf).all() for leaf in leaves):
-                raise RuntimeError(f"{name}: {call} is not finite")
-            if name in OURS:
-                pairs = zip(leaves, results["torch"], strict=True)
-                error = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
-                if error > TOLERANCE:
-                    raise RuntimeError(f"{name}: {call} differs from torch's by {error:.1e}")
-
-
-def peak_of(name: str, cell: CellName, size: Size) -> int | None:
-    """Peak memory of a library's train step, in this process."""
-    jax.config.update("jax_num_cpu_devices", cores() if name in SHARDED else 1)
-    layer = LIBRARIES[name](problem(cell, size))
-    return layer and peak_bytes(layer.train)
+def check_outputs(given: dict[str, dict[str, list[np.ndarray]]]) -> None:
+    """Raise RuntimeError if what a library gives is not finite, or if ours differs from torch's."""
+    for name, call in itertools.product(given, CALLS):
+        leaves = given[name][call]
+        if not all(np.isfinite(leaf).all() for leaf in leaves):
+            raise RuntimeError(f"{name}: {call} is not finite")
+        if name in OURS:
+            pairs = zip(leaves, given["torch"][call], strict=True)
+            error = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+            if error > TOLERANCE:
+                raise RuntimeError(f"{name}: {call} differs from torch's by {error:.1e}")
 
 
 def product_flops_per_second() -> float:
@@ -159,7 +194,11 @@ def product_flops_per_second() -> float:
         (torch.tensor(a), torch.tensor(b)),
     )
     spreads = interleaved(
-        {"xla": lambda: product(*in_xla).block_until_ready(), "torch": lambda: torch.mm(*in_torch)}, 9
+        {
+            "xla": lambda: typical_seconds(lambda: product(*in_xla).block_until_ready()),
+            "torch": lambda: typical_seconds(lambda: torch.mm(*in_torch)),
+        },
+        9,
     )
     return 2 * PRODUCT_SIZE**3 / min(spread.median for spread in spreads.values())
 
@@ -175,53 +214,33 @@ def measure(config: Config) -> list[Row]:
     problems = [(cell, parse_size(size)) for cell in config.cells for size in config.sizes]
     with counted(f"measuring {len(problems)} problems") as on_problem:
         for done, (cell, size) in enumerate(problems, start=1):
-            new = alone(time_layers, ONE_DEVICE, 1, cell, size, config.repeats)
-            if alone(devices_for, size.batch) > 1:
-                names = [*SHARDED, "torch"]
-                new += alone(time_layers, names, cores(), cell, size, config.repeats)
-            rows += [replace(row, peak_bytes=alone(peak_of, row.library, cell, size)) for row in new]
+            rows += time_layers(cell, size, config.repeats)
             on_problem(done, len(problems))
     return rows
-
-
-def devices_for(batch: int) -> int:
-    """Over how many devices a batch is split."""
-    jax.config.update("jax_num_cpu_devices", cores())
-    return batch_mesh(batch).size
-
-
-def ratio(rows: list[Row], ours: Row, names: list[str], what: str = "train") -> float | None:
-    """How many times as fast as the best of some libraries in the same process."""
-    theirs = [
-        getattr(row, what).median
-        for row in rows
-        if row.library in names
-        and (row.cell, row.size, row.devices) == (ours.cell, ours.size, ours.devices)
-    ]
-    return min(theirs) / getattr(ours, what).median if theirs else None
 
 
 def summarise(rows: list[Row], flops_per_second: float) -> list[dict[str, Any]]:
     """For each cell and size our best train step: how much faster than torch, and than the JAX peers."""
     found = []
     for cell, size in dict.fromkeys((row.cell, row.size) for row in rows):
-        here = [row for row in rows if (row.cell, row.size) == (cell, size)]
-        ours = [row for row in here if row.library in OURS]
-        best = max(ours, key=lambda row: ratio(rows, row, ["torch"]) or 0)
-        peers = min(row.train.median for row in here if row.library in JAX_PEERS)
-        to_torch = ratio(rows, best, ["torch"])
-        one = min((row for row in ours if row.devices == 1), key=lambda row: row.train.median)
+        train = {row.library: row.train.median for row in rows if (row.cell, row.size) == (cell, size)}
+
+        def fastest(names: list[str], train: dict[str, float] = train) -> str:
+            return min((name for name in names if name in train), key=train.__getitem__)
+
+        best, peer = fastest(OURS), train[fastest(JAX_PEERS)]
+        one_device = train[fastest([name for name in OURS if name not in SHARDED])]
         floor = train_flops(cell, parse_size(size)) / flops_per_second
         found.append(
             {
                 "cell": cell,
                 "size": size,
-                "best": best.library,
-                "to_torch": to_torch,
-                "to_best_jax_peer": peers / best.train.median,
-                "one_device_to_torch": ratio(rows, one, ["torch"]),
-                "one_device_to_best_jax_peer": ratio(rows, one, JAX_PEERS),
-                "floor": floor / best.train.median,
+                "best": best,
+                "to_torch": train["torch"] / train[best],
+                "to_best_jax_peer": peer / train[best],
+                "one_device_to_torch": train["torch"] / one_device,
+                "one_device_to_best_jax_peer": peer / one_device,
+                "floor": floor / train[best],
             }
         )
     return found
@@ -239,11 +258,18 @@ def geometric_means(summary: list[dict[str, Any]]) -> dict[str, dict[str, float]
     }
 
 
+def times_torch(rows: list[Row], row: Row) -> float:
+    """How many times as fast a train step is as torch's."""
+    same = [other for other in rows if (other.cell, other.size) == (row.cell, row.size)]
+    (torch,) = (other for other in same if other.library == "torch")
+    return torch.train.median / row.train.median
+
+
 def print_tables(rows: list[Row], summary: list[dict[str, Any]], flops_per_second: float) -> None:
     """Every library at every size, then how we compare."""
-    for cell, size, devices in dict.fromkeys((row.cell, row.size, row.devices) for row in rows):
-        here = [row for row in rows if (row.cell, row.size, row.devices) == (cell, size, devices)]
-        print(f"\n{cell} {size} (batch, time, features, hidden), {devices} JAX device{'s' * (devices > 1)}")
+    for cell, size in dict.fromkeys((row.cell, row.size) for row in rows):
+        here = [row for row in rows if (row.cell, row.size) == (cell, size)]
+        print(f"\n{cell} {size} (batch, time, features, hidden)")
         head = ("", "forward ms", "quartiles", "train ms", "quartiles", "torch/it", "first s", "peak MiB")
         print("{:<25}{:>11}{:>16}{:>10}{:>16}{:>9}{:>8}{:>9}".format(*head))
         for row in sorted(here, key=lambda row: row.train.median):
@@ -252,7 +278,7 @@ def print_tables(rows: list[Row], summary: list[dict[str, Any]], flops_per_secon
                 for spread, width in ((row.forward, 11), (row.train, 10))
             )
             peak = "" if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.0f}"
-            to_torch = f"{ratio(rows, row, ['torch']):.2f}"
+            to_torch = f"{times_torch(rows, row):.2f}"
             print(f"{row.library:<25}{times}{to_torch:>9}{row.first_call:>8.2f}{peak:>9}")
     print(f"\ntrain step; products at best {flops_per_second / 1e9:.0f} GFLOP/s")
     head = ("", "", "ours", "torch/ours", "JAX peer/ours", "one device: torch", "JAX peer", "floor")
@@ -283,7 +309,7 @@ def draw(path: Path, rows: list[Row]) -> None:
         for index, name in enumerate(names):
             shown = [row for row in rows if (row.cell, row.library) == (cell, name)]
             x = [sizes.index(row.size) + (index - len(names) / 2 + 0.5) * width for row in shown]
-            y = [ratio(rows, row, ["torch"]) for row in shown]
+            y = [times_torch(rows, row) for row in shown]
             axes.bar(x, y, width, color=SHADES[name], label=name, hatch="//" if name in SHARDED else None)
         axes.axhline(1, color="black", linestyle="--", linewidth=1, label="torch")
         axes.set_xticks(range(len(sizes)), sizes)
@@ -333,11 +359,10 @@ class Chart:
 def redraw(config: Chart) -> None:
     """The chart from the figures."""
     check_json(config.json)
-    results = json.loads(config.json.read_text(encoding="utf-8"))["results"]
-    times = ("forward", "train")
+    found = json.loads(config.json.read_text(encoding="utf-8"))["results"]
     draw(
         config.json.with_suffix(".png"),
-        [Row(**result | {what: Spread(*result[what]) for what in times}) for result in results],
+        [Row(**result | {call: Spread(*result[call]) for call in CALLS}) for result in found],
     )
 
 

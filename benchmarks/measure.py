@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Shorter calls are repeated within a round until they take as long: the clock and the operating system
-# disturb them more than each other.
+# Shorter calls are repeated until they take as long together: the clock and the operating system disturb
+# them.
 LEAST_SECONDS = 0.02
 
 
@@ -34,6 +34,41 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
+class Process:
+    """A process that makes something, and then lives to be asked about it.
+
+    So each library has its own threads and settings, and none waits while another's idle threads still
+    spin or its memory is in the way.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._making = self._pool.submit(_make, make, *arguments)
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(made, *arguments)``, computed there."""
+        self._making.result()
+        return self._pool.submit(_ask, function, *arguments).result()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+
+_made: Any = None  # in a process of its own
+
+
+def _make(make: Callable[..., Any], *arguments: Any) -> None:
+    global _made
+    _made = make(*arguments)
+
+
+def _ask(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(_made, *arguments)
+
+
 def seconds(call: Callable[[], Any]) -> float:
     """How long one call takes, which must wait for its result."""
     start = time.perf_counter()
@@ -41,21 +76,26 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Spread]:
-    """The time of each call, in rounds of all: what slows the machine for a while slows all of them.
+def typical_seconds(call: Callable[[], Any]) -> float:
+    """Seconds of one call: the median of as many as it takes to be measurable, after one not timed."""
+    call()  # by now the threads of whoever ran before are asleep, and ours awake
+    taken = [seconds(call)]
+    while sum(taken) < LEAST_SECONDS:
+        taken.append(seconds(call))
+    return float(np.median(taken))
+
+
+def interleaved(timers: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Spread]:
+    """The spread of each timer's seconds over rounds of all: what slows the machine slows all of them.
 
     The order is shuffled in every round, so that none always follows the same other.
     """
-    order, random = list(calls), np.random.default_rng(0)
-    repeats = {name: 1 + int(LEAST_SECONDS / seconds(call)) for name, call in calls.items()}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    order, random = list(timers), np.random.default_rng(0)
+    taken: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
         random.shuffle(order)
         for name in order:
-            # Not timed: the idle threads of the library before still spin, and ours are asleep. With
-            # OMP_WAIT_POLICY=passive they would not spin, but torch would be up to ten times slower.
-            calls[name]()
-            taken[name].append(float(np.median([seconds(calls[name]) for _ in range(repeats[name])])))
+            taken[name].append(timers[name]())
     return {name: Spread.of(values) for name, values in taken.items()}
 
 

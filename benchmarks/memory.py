@@ -28,7 +28,7 @@ from jax.stages import Compiled
 from jaxtyping import Array
 
 import jaxrnn
-from benchmarks.measure import Spread, interleaved
+from benchmarks.measure import Spread, interleaved, typical_seconds
 from benchmarks.peers import OURS, CellName
 from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
@@ -122,13 +122,13 @@ def measure(config: Config) -> list[Row]:
                 for loss in get_args(Loss)
                 for remat in get_args(Remat)
             }
-            calls = {
-                " ".join(name): lambda compiled=compiled, arguments=arguments: jax.block_until_ready(
-                    compiled(*arguments)
+            timers = {
+                " ".join(name): lambda compiled=compiled, arguments=arguments: typical_seconds(
+                    lambda: jax.block_until_ready(compiled(*arguments))
                 )
                 for name, (compiled, arguments, _) in built.items()
             }
-            spreads = interleaved(calls, config.repeats)
+            spreads = interleaved(timers, config.repeats)
             for (loss, remat), (compiled, _, compile_seconds) in built.items():
                 memory: Any = compiled.memory_analysis()
                 rows.append(

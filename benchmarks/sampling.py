@@ -11,6 +11,7 @@ its users write it. Before anything is timed, the most probable characters must 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 import jaxrnn
-from benchmarks.measure import Spread, interleaved, seconds
+from benchmarks.measure import Spread, interleaved, seconds, typical_seconds
 from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
 from experiments.harness.plots import COLOURS, save
@@ -152,7 +153,8 @@ def measure(config: Config) -> list[Row]:
             for library in ("jaxrnn", "torch")
         }
         first_calls = {library: seconds(call) for library, call in calls.items()}
-        for library, spread in interleaved(calls, config.repeats).items():
+        timers = {library: partial(typical_seconds, call) for library, call in calls.items()}
+        for library, spread in interleaved(timers, config.repeats).items():
             speed = streams * config.length / spread.median
             rows.append(Row(library, streams, speed, spread, first_calls[library]))
     return rows

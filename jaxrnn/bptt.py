@@ -50,6 +50,11 @@ def _forward(
     return (carry, ys), (params, inputs, befores, residuals)
 
 
+def transpose(params: Params) -> Params:
+    """The matrices of the parameters transposed, and all else as it is."""
+    return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, params)
+
+
 def _backward(
     cell: Cell,
     reverse: bool,
@@ -59,9 +64,13 @@ def _backward(
 ) -> tuple[Params, None, Carry, Inputs]:
     params, inputs, befores, residuals = saved
     d_carry, d_ys = cotangents
+    # A step multiplies by transposed weights. Transposed out here, once, they lie in memory in the order in
+    # which it reads them; its own transposition and the one that undoes ours cancel in the compiler.
+    transposed = transpose(params)
 
     def body(d_carry: Carry, step: tuple) -> tuple[Carry, Any]:
         before, step_residuals, step_inputs, d_y = step
+        params = transpose(transposed)
         return masked_step_bwd(cell, params, before, step_residuals, step_inputs, d_carry, d_y)
 
     d_carry, deltas = jax.lax.scan(

@@ -19,20 +19,22 @@ class TestTiming:
     def test_every_call_in_every_round_in_changing_order(self, monkeypatch):
         said, clock = [], iter(range(10_000))
         monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(clock)))
-        calls = {name: lambda name=name: said.append(name) for name in "abc"}
-        spreads = measure.interleaved(calls, 5)
+        timers = {
+            name: lambda name=name: measure.typical_seconds(lambda: said.append(name)) for name in "abc"
+        }
+        spreads = measure.interleaved(timers, 5)
         assert spreads == dict.fromkeys("abc", spread(1.0))
-        rounds = "".join(said[3:])  # after the first calls, which tell how often to repeat
-        pairs = [rounds[i : i + 6 : 2] for i in range(0, 30, 6)]  # a call to warm up, one to time
-        assert len(rounds) == 30
+        said = "".join(said)
+        pairs = [said[i : i + 6 : 2] for i in range(0, 30, 6)]  # a call to warm up, one to time
+        assert len(said) == 30
         assert all(sorted(order) == list("abc") for order in pairs)
         assert len(set(pairs)) > 1
 
     def test_a_short_call_is_repeated_until_it_can_be_timed(self, monkeypatch):
-        monkeypatch.setattr(measure, "seconds", lambda call: call() or 0.004)
+        monkeypatch.setattr(measure, "seconds", lambda call: call() or 0.003)
         count = []
-        measure.interleaved({"short": lambda: count.append(1)}, 1)
-        assert len(count) == 1 + 1 + 6  # 6 · 4 ms are more than 20 ms
+        assert measure.typical_seconds(lambda: count.append(1)) == 0.003
+        assert len(count) == 1 + 7  # 7 · 3 ms are more than 20 ms
 
     def test_quartiles(self):
         assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == (3.0, 2.0, 4.0)
@@ -44,51 +46,73 @@ class TestTiming:
     def test_another_process_has_nothing_of_this_one(self):
         assert measure.alone(math.sqrt, 4) == 2
 
+    def test_a_process_keeps_what_it_made(self):
+        with measure.Process(list, "ab") as letters, measure.Process(list) as none:
+            letters.ask(list.append, "c")
+            assert letters.ask(len) == 3
+            assert none.ask(len) == 0
+        with measure.Process(list, 3) as failed, pytest.raises(TypeError, match="not iterable"):
+            failed.ask(len)
+
 
 def allocate():
     np.ones(8 * 2**20).sum()  # 64 MiB
 
 
-def row(library, devices, seconds, cell="lstm", size="2,3,4,5"):
-    return layers.Row(cell, size, devices, library, spread(1.0), spread(seconds), 0.1)
+def row(library, seconds, cell="lstm", size="2,3,4,5"):
+    return layers.Row(cell, size, library, spread(1.0), spread(seconds), 0.1, None)
 
 
 class TestLayers:
-    def test_ratios_are_to_what_ran_in_the_same_process(self):
+    def test_ratios(self):
         rows = [
-            row("jaxrnn bptt", 1, 2.0),
-            row("torch", 1, 3.0),
-            row("haiku", 1, 5.0),
-            row("keras", 1, 4.0),
-            row("jaxrnn bptt, sharded", 2, 1.0),
-            row("torch", 2, 2.0),
-            row("jaxrnn bptt", 1, 1.0, size="1,1,1,1"),
-            row("torch", 1, 1.0, size="1,1,1,1"),
-            row("haiku", 1, 1.0, size="1,1,1,1"),
+            row("jaxrnn bptt", 2.0),
+            row("torch", 3.0),
+            row("haiku", 5.0),
+            row("keras", 4.0),
+            row("jaxrnn bptt, sharded", 1.0),
+            row("jaxrnn bptt", 1.0, size="1,1,1,1"),
+            row("torch", 1.0, size="1,1,1,1"),
+            row("haiku", 1.0, size="1,1,1,1"),
         ]
         first, second = layers.summarise(rows, flops_per_second=3 * 2 * 2 * 3 * 9 * 20)
         assert first["best"] == "jaxrnn bptt, sharded"
-        assert (first["to_torch"], first["to_best_jax_peer"]) == (2.0, 4.0)
+        assert (first["to_torch"], first["to_best_jax_peer"]) == (3.0, 4.0)
         assert (first["one_device_to_torch"], first["one_device_to_best_jax_peer"]) == (1.5, 2.0)
         assert first["floor"] == 1.0  # a second of products in a second
         assert second["to_torch"] == 1.0
         means = layers.geometric_means([first, second])["lstm"]
-        assert means["to_torch"] == pytest.approx(math.sqrt(2))
+        assert means["to_torch"] == pytest.approx(math.sqrt(3))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("cell", OURS)
     def test_all_libraries_run_and_ours_are_torchs(self, cell):
         pytest.importorskip("torch", reason="the peers extra is not installed")
         given = problem(cell, Size(batch=8, time=4, in_features=3, hidden=5))
-        found = {name: LIBRARIES[name](given) for name in LIBRARIES}
-        assert [name for name, layer in found.items() if layer is None] == ["equinox"] * (cell == "elman")
-        found = {name: layer for name, layer in found.items() if layer is not None}
+        built = {name: LIBRARIES[name](given) for name in LIBRARIES}
+        assert [name for name, layer in built.items() if layer is None] == ["equinox"] * (cell == "elman")
+
+        def outputs(layer):
+            return {call: layers.results(layer, call) for call in layers.CALLS}
+
+        found = {name: outputs(layer) for name, layer in built.items() if layer is not None}
         layers.check_outputs(found)
-        for layer in found.values():
-            assert layer.forward().size == 4 * 8 * 5
-        ours = problem(cell, given.size)._replace(params=given.params._replace(w_hh=2 * given.params.w_hh))
+        for calls in found.values():
+            assert calls["forward"][0].size == 4 * 8 * 5
+        other = given._replace(params=given.params._replace(w_hh=2 * given.params.w_hh))
         with pytest.raises(RuntimeError, match="jaxrnn bptt: forward differs from torch's by"):
-            layers.check_outputs(found | {"jaxrnn bptt": LIBRARIES["jaxrnn bptt"](ours)})
+            layers.check_outputs(found | {"jaxrnn bptt": outputs(LIBRARIES["jaxrnn bptt"](other))})
+
+    @pytest.mark.slow
+    def test_a_small_run(self, tmp_path, capsys):
+        pytest.importorskip("torch", reason="the peers extra is not installed")
+        out = tmp_path / "layers.json"
+        layers.run(layers.Config(cells=("elman",), sizes=("16,3,4,5",), repeats=1, json=out))
+        figures = json.loads(out.read_text())
+        printed = capsys.readouterr().out
+        assert "elman 16,3,4,5 (batch" in printed
+        assert "geometric mean" in printed
+        assert {result["library"] for result in figures["results"]} == set(LIBRARIES) - {"equinox"}
 
     @pytest.mark.parametrize(
         ("settings", "match"),
@@ -139,12 +163,14 @@ class TestLanguageModel:
 
     def test_ratios(self):
         rows = [
-            language_model.Row("s", 1, "jaxrnn", spread(2.0), 1.0),
-            language_model.Row("s", 1, "torch", spread(3.0), 0.5),
-            language_model.Row("s", 2, "torch", spread(9.0), 0.5),
+            language_model.Row("s", "jaxrnn", spread(2.0), 1.0),
+            language_model.Row("s", "jaxrnn, sharded", spread(1.0), 3.0),
+            language_model.Row("s", "torch", spread(3.0), 0.5),
+            language_model.Row("other", "jaxrnn", spread(0.1), 3.0),
         ]
         (entry,) = language_model.ratios(rows)
-        assert (entry["other"], entry["step"], entry["first_call"]) == ("torch", 1.5, 0.5)
+        assert (entry["best"], entry["other"], entry["step"]) == ("jaxrnn, sharded", "torch", 3.0)
+        assert (entry["step_one_device"], entry["first_call"]) == (1.5, 0.5)
 
 
 @pytest.mark.slow

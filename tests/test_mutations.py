@@ -130,8 +130,8 @@ def test_check_grads_is_asked_as_its_users_ask_it(float64, as_users_run):
 @pytest.mark.parametrize(
     ("name", "every"),
     [
-        ("Elman", 15),
-        (MASKED_STEP, 15),
+        ("Elman", 45),
+        (MASKED_STEP, 45),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in mutations.SUBJECTS),
     ],
 )
