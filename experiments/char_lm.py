@@ -2,7 +2,7 @@
 
     python -m experiments.char_lm                                    train on Python's standard library
     python -m experiments.char_lm train --corpus tiny_shakespeare    or another corpus, or any text file
-    python -m experiments.char_lm sample --run DIR --prompt "def "   more samples
+    python -m experiments.char_lm sample --run DIR --prompt "def "   more samples; see sample --help
     python -m experiments.char_lm evaluate --run DIR --text FILE     nats and bits per character
 
 The first command takes about two minutes on two CPU cores, needs no network, and ends near 1.3 nats per
@@ -29,10 +29,10 @@ from experiments.harness.loop import Loop, train
 from experiments.harness.optimizer import adam
 from experiments.harness.plots import learning_curve
 from experiments.harness.progress import counted
+from experiments.harness.writing import most_probable, print_texts, without_replacement, write
 from jaxrnn import GRU, LSTM, Elman
 from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
-from jaxrnn.decoding import sample
 from jaxrnn.decoding.sampling import Feedback
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
 from jaxrnn.training.checkpoint import Checkpoints
@@ -115,6 +115,12 @@ class Sample:
     """Draw from the k most probable characters only."""
     top_p: float | None = None
     """Draw from the most probable characters that together have this probability."""
+    beam: int | None = None
+    """Draw nothing, but look for the most probable texts, with a beam that follows this many at a time; all
+    of them are printed, best first. Expect dull text: the most probable goes on and on about the same."""
+    without_replacement: int | None = None
+    """Draw this many texts, no two alike: as if each were drawn from what the ones before it have left
+    (stochastic beam search)."""
     feedback: Feedback = "token"
     """What is fed back: the drawn character, or the whole softmax vector, to see why that fails."""
     seed: int = 0
@@ -282,27 +288,6 @@ def load_run(directory: Path) -> tuple[LanguageModel, Any, Vocabulary, Train]:
     return model, on_one_device(state.params), vocabulary, config
 
 
-def write(
-    model: LanguageModel,
-    params: Any,
-    vocabulary: Vocabulary,
-    prompt: str,
-    length: int,
-    *,
-    seed: int,
-    **options: Any,
-) -> str:
-    """What the model writes after a prompt."""
-    if not prompt:
-        raise ValueError("the prompt is empty; give at least one character")
-    ids = jnp.asarray(vocabulary.encode(prompt))[:, None]  # (time, 1)
-    carry, _ = model.apply(params, ids[:-1])
-    step = jax.tree_util.Partial(model.step, params)
-    key = jax.random.key(seed)
-    drawn = sample(step, carry, key=key, start=ids[-1], max_length=length, **options)
-    return vocabulary.decode(drawn.tokens[0])
-
-
 def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray]) -> None:
     """The figures of the best checkpoint, the learning curve, and samples."""
     model, params, vocabulary, _ = load_run(out)
@@ -355,13 +340,25 @@ def draw_learning_curve(out: Path, config: Train) -> None:
 
 
 def sample_command(config: Sample) -> None:
-    """Print a prompt and its continuation."""
+    """Print a prompt and its continuation, or continuations."""
     check_positive("length", config.length)
+    drawing = ("temperature", "top_k", "top_p", "feedback")
+    changed = [name for name in drawing if getattr(config, name) != getattr(Sample, name)]
+    several = [name for name in ("beam", "without_replacement") if getattr(config, name) is not None]
+    for name in several:
+        check_positive(name, getattr(config, name))
+    if len(several) > 1 or (several and changed):
+        given = ", ".join("--" + name.replace("_", "-") for name in [*several, *changed])
+        raise ValueError(f"{given} do not go together: either beam takes the model's distribution as it is")
     model, params, vocabulary, _ = load_run(config.run)
-    options = {
-        name: getattr(config, name) for name in ("temperature", "top_k", "top_p", "feedback", "seed")
-    }
-    print(config.prompt + write(model, params, vocabulary, config.prompt, config.length, **options))
+    what = (model, params, vocabulary, config.prompt, config.length)
+    if config.beam is not None:
+        print_texts(config.prompt, most_probable(*what, config.beam))
+    elif config.without_replacement is not None:
+        print_texts(config.prompt, without_replacement(*what, config.without_replacement, seed=config.seed))
+    else:
+        options = {name: getattr(config, name) for name in drawing}
+        print(config.prompt + write(*what, seed=config.seed, **options))
 
 
 def evaluate_command(config: Evaluate) -> None:

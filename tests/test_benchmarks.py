@@ -189,3 +189,46 @@ def test_figures_need_a_file_of_their_own(tmp_path):
     for path in (tmp_path, tmp_path / "chart.png"):
         with pytest.raises(ValueError, match=r"--json .* must be a file that ends in \.json"):
             record.check_json(path)
+
+
+class TestBeam:
+    @pytest.mark.slow
+    def test_a_small_run(self, tmp_path, capsys):
+        pytest.importorskip("torch", reason="the peers extra is not installed")
+        from benchmarks import beam
+
+        out = tmp_path / "beam.json"
+        sizes = {
+            "batch_size": 16,
+            "hidden_size": 16,
+            "vocabulary_size": 50,
+            "source_length": 3,
+            "max_length": 9,
+        }
+        beam.run(beam.Config(**sizes, beam_size=3, repeats=1, json=out))
+        assert [row["library"] for row in json.loads(out.read_text())["results"]] == list(beam.LIBRARIES)
+        assert "jaxrnn, sharded: " in capsys.readouterr().out
+
+    def test_bad_settings(self):
+        pytest.importorskip("torch", reason="the peers extra is not installed")
+        from benchmarks import beam
+
+        with pytest.raises(ValueError, match="beam_size must be a positive integer, got 0"):
+            beam.run(beam.Config(beam_size=0))
+
+
+@pytest.mark.slow
+def test_precision(tmp_path, capsys):
+    """bfloat16 keeps two to three digits, float32 six."""
+    from benchmarks import precision
+
+    out = tmp_path / "precision.json"
+    precision.run(precision.Config(sizes=("2,6,3,4",), repeats=1, json=out))
+    errors = {
+        (row["dtype"], row["backward"]): row["error"] for row in json.loads(out.read_text())["results"]
+    }
+    assert len(errors) == 4
+    for (dtype, _), error in errors.items():
+        assert error < {"float32": 1e-5, "bfloat16": 0.1}[dtype]
+        assert error > {"float32": 0, "bfloat16": 1e-4}[dtype]
+    assert "bfloat16" in capsys.readouterr().out

@@ -134,6 +134,8 @@ def test_sample_continues_the_prompt(finished, capsys):
     greedy = drawn("--temperature", 1e-4)
     assert drawn("--top-k", 1, "--seed", 7) == greedy
     assert len(drawn("--feedback", "softmax")) == len(text)
+    assert drawn("--beam", 1).split("\n", 1)[1] == greedy
+    assert drawn("--without-replacement", 3).count("\ndef f") == 3
 
 
 def test_stopping_and_resuming_changes_nothing(finished, corpus, tmp_path):

@@ -29,9 +29,11 @@ def test_the_code_runs_and_prints_what_it_says():
     assert first_state.startswith("[[ 0.4621")
     assert second_state.startswith(" [ 0.9446")
     assert float(probability) > 0.99
-    assert lines[4] == "Leaky(hidden_size=5)"
-    shown = next(block for block in README.split("```") if block.strip().startswith(lines[4]))
-    for line, printed in zip(shown.strip().splitlines()[:-1], lines[4:-1], strict=True):
+    assert lines[4].startswith("[1 2 2 3] [9.9")
+    assert lines[5].startswith("[[1 2 2 3]")
+    table = lines.index("Leaky(hidden_size=5)")
+    shown = next(block for block in README.split("```") if block.strip().startswith(lines[table]))
+    for line, printed in zip(shown.strip().splitlines()[:-1], lines[table:-1], strict=True):
         assert line.split()[0] == printed.split()[0]
     assert re.match(r"all agree; largest error: \d\.\de-(09|1\d), finite_difference", lines[-1])
 

@@ -13,37 +13,12 @@ import pytest
 import jaxrnn
 from jaxrnn.decoding.sampling import Decoded, _scan, greedy, sample
 from jaxrnn.models.language_model import LanguageModel
+from tests.decoding import END, LANES, SHIFT, STARTS, TABLE, VOCABULARY, log_softmax, state_of, step
 from tests.table import random_like
 
 pytestmark = pytest.mark.slow
 
-VOCABULARY, LANES, LENGTH, END = 5, 4, 12, 2
-_random = np.random.default_rng(0)
-TABLE = _random.normal(size=(3, VOCABULARY, VOCABULARY)).astype(np.float32)
-SHIFT = _random.normal(size=(VOCABULARY, VOCABULARY)).astype(np.float32)
-
-
-def step(state, tokens, context=None):
-    """Logits from a table by time and token, and from a memory of all tokens before."""
-    logits = jnp.asarray(TABLE)[state["time"] % 3, tokens] + state["memory"]
-    if context is not None:
-        logits = logits + context["bias"]
-    memory = 0.5 * state["memory"] + jnp.asarray(SHIFT)[tokens]
-    return {"time": state["time"] + 1, "memory": memory}, logits
-
-
-def state_of(lanes: int, seed: int = 1):
-    random = np.random.default_rng(seed)
-    memory = random.normal(size=(lanes, VOCABULARY)).astype(np.float32)
-    return {"time": jnp.asarray(random.integers(0, 3, lanes)), "memory": jnp.asarray(memory)}
-
-
-STARTS = jnp.array([0, 3, 1, 4])
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+LENGTH = 12
 
 
 def numpy_decode(choose: Callable, state, starts, end=None, bias=0.0):
@@ -232,8 +207,7 @@ def test_the_sharpest_draw_is_greedy(options):
     arguments = {"start": STARTS, "end": END, "max_length": LENGTH}
     expected = greedy(step, state_of(LANES), **arguments)
     drawn = sample(step, state_of(LANES), key=jax.random.key(0), **arguments, **options)
-    for a, b in zip(drawn, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, drawn, expected)
 
 
 def test_no_temperature_is_too_low():
@@ -254,8 +228,39 @@ def test_a_key_a_lane_makes_a_draw_independent_of_the_batch():
     for lane in range(LANES):
         one = slice(lane, lane + 1)
         alone = draw(jax.tree.map(lambda leaf, one=one: leaf[one], state), key=keys[one], start=STARTS[one])
-        for a, b in zip(alone, batched, strict=True):
-            np.testing.assert_array_equal(a, b[one])
+        jax.tree.map(lambda a, b, one=one: np.testing.assert_array_equal(a, b[one]), alone, batched)
+
+
+def test_a_lane_with_undefined_logits_says_so_and_spoils_no_other():
+    state = state_of(LANES)
+    broken = state | {"memory": state["memory"].at[1].set(jnp.nan)}
+    rest = np.array([0, 2, 3])
+    for decode in (greedy, functools.partial(sample, key=jax.random.key(0))):
+        decode = functools.partial(decode, step, start=STARTS, max_length=LENGTH)
+        expected, found = decode(state), decode(broken)
+        assert np.isnan(found.scores).tolist() == [False, True, False, False]
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[rest], b[rest]), found, expected)
+
+
+def test_extras_are_handed_back():
+    """What a step was fed, zero after the end."""
+
+    def telling(state, tokens):
+        return *step(state, tokens), {"fed": tokens + 1}
+
+    drawn = sample(
+        telling,
+        state_of(LANES),
+        key=jax.random.key(0),
+        start=STARTS,
+        end=END,
+        max_length=LENGTH,
+        temperature=2.0,
+    )
+    fed = np.concatenate([np.asarray(STARTS)[:, None], np.asarray(drawn.tokens)[:, :-1]], axis=1)
+    on = np.arange(LENGTH) < np.asarray(drawn.lengths)[:, None]
+    assert not on.all()
+    np.testing.assert_array_equal(drawn.extras["fed"], np.where(on, fed + 1, 0))
 
 
 def test_one_key_draws_differently_in_every_lane():
@@ -339,7 +344,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
-            ({"max_length": 0}, "max_length must be 1 or more, got 0"),
+            ({"max_length": 0}, "max_length must be a positive integer, got 0"),
             ({"state": ()}, "every leaf of state must lead with batch; got a leaf without axes, or none"),
             ({"state": {"time": 0, "memory": np.zeros((2, 5))}}, "got a leaf without axes"),
             ({"state": {"time": np.zeros(3), "memory": np.zeros((2, 5))}}, r"the same batch, got \[2, 3\]"),

@@ -1,9 +1,6 @@
 """Greedy decoding and ancestral sampling, as jitted scans over ``step(state, tokens)``."""
 
 import functools
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -11,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-Step = Callable[..., tuple[Any, Array]]
+from jaxrnn.decoding.lanes import Step, advance, lane_keys, log_probabilities, prepare
+
 Feedback = Literal["token", "softmax"]
 
 
@@ -21,6 +19,7 @@ class Decoded(NamedTuple):
     tokens: Int[Array, "batch max_length"]  # without the start token; ``end`` after the end
     scores: Float[Array, " batch"]  # log-probability of the tokens under the model, in nats
     lengths: Int[Array, " batch"]  # tokens that count, the end token included
+    extras: Any = None  # what the steps handed out, (batch, max_length, ...); zero after the end
 
 
 def greedy(
@@ -41,15 +40,21 @@ def greedy(
     Args:
       step: ``step(state, tokens (batch,)) → (state, logits (batch, vocabulary))``, or with a third
         argument where there is a ``context``. Parameters are best bound by
-        ``jax.tree_util.Partial(model.step, params)``: then equal models compile once.
+        ``jax.tree_util.Partial(model.step, params)``: then equal models compile once. It may hand out a
+        third result, a pytree whose leaves lead with batch, which comes back in ``extras``.
       state: pytree whose leaves lead with batch.
       start: the first token fed, one for all or one a lane.
       end: the token that ends a sequence, or None: all run to ``max_length``.
       max_length: tokens to decode.
       context: what never changes along a sequence, handed to every step.
 
+    Returns:
+      tokens, scores, lengths. A lane whose logits are NaN, +∞ or all −∞ has score NaN; the others are as if
+      it were not there.
+
     Raises:
-      ValueError: for a ``max_length`` below 1, or a state without a batch axis.
+      ValueError: for a ``max_length`` below 1, a state without a batch axis, a start or end outside the
+        vocabulary, or a step whose state or logits have the wrong shape.
 
     >>> table = jnp.log(jnp.array([[0.1, 0.9], [0.8, 0.2]]))  # p(next | token)
     >>> step = lambda state, tokens: (state, table[tokens])
@@ -100,10 +105,12 @@ def sample(
       context: what never changes along a sequence, handed to every step.
 
     Returns:
-      tokens, lengths, and scores: log-probabilities under softmax(logits), whatever the temperature.
+      tokens, lengths, and scores: log-probabilities under softmax(logits), whatever the temperature. A lane
+      whose logits are NaN, +∞ or all −∞ has score NaN; the others are as if it were not there.
 
     Raises:
-      ValueError: for a temperature, top_k, top_p or max_length out of range, or a wrong number of keys.
+      ValueError: for a temperature, top_k, top_p or max_length out of range, a wrong number of keys, or
+        what ``greedy`` refuses.
 
     >>> table = jnp.log(jnp.array([[0.1, 0.9], [0.8, 0.2]]))
     >>> step = lambda state, tokens: (state, table[tokens])
@@ -145,51 +152,12 @@ def _decode(
     choice: _Choice,
 ) -> Decoded:
     """Check, bring into one shape, and hand to the jitted scan."""
-    if max_length < 1:
-        raise ValueError(f"max_length must be 1 or more, got {max_length}")
-    leaves = jax.tree.leaves(state)
-    if not leaves or any(jnp.ndim(leaf) < 1 for leaf in leaves):
-        raise ValueError("every leaf of state must lead with batch; got a leaf without axes, or none")
-    batch = jnp.shape(leaves[0])[0]
-    if any(jnp.shape(leaf)[0] != batch for leaf in leaves):
-        sizes = sorted({jnp.shape(leaf)[0] for leaf in leaves})
-        raise ValueError(f"every leaf of state must lead with the same batch, got {sizes}")
-    start = jnp.asarray(start, jnp.int32)
-    if start.shape not in {(), (batch,)}:
-        raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
+    lanes = prepare(step, state, start, end, max_length, context)
     keys = limits = None
     if random is not None:
         key, limits = random
-        if key.shape not in {(), (batch,)}:
-            raise ValueError(f"key must be one key or one a lane ({batch}), got shape {key.shape}")
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch)) if not key.shape else key
-    if not isinstance(step, jax.tree_util.Partial):
-        step = jax.tree_util.Partial(step)
-    step = jax.tree_util.Partial(_by_value(step.func), *step.args, **step.keywords)
-    start = jnp.broadcast_to(start, (batch,))
-    return _scan(step, state, start, context, keys, limits, end, max_length, choice)
-
-
-@dataclass(frozen=True)
-class _Method:
-    """A bound method that equals another where their owners are equal; Python's own go by identity."""
-
-    function: Callable[..., Any]
-    owner: Any
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self.owner, *args, **kwargs)
-
-
-def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, as a ``_Method`` if it is a method of a hashable value."""
-    if not inspect.ismethod(function):
-        return function
-    try:
-        hash(function.__self__)
-    except TypeError:
-        return function
-    return _Method(function.__func__, function.__self__)
+        keys = lane_keys(key, len(lanes.start))
+    return _scan(lanes.step, state, lanes.start, context, keys, limits, end, max_length, choice)
 
 
 @functools.partial(jax.jit, static_argnames=("end", "max_length", "choice"))
@@ -204,35 +172,35 @@ def _scan(
     max_length: int,
     choice: _Choice,
 ) -> Decoded:
-    rest = () if context is None else (context,)
-
     def body(carry: tuple, time: Array) -> tuple[tuple, tuple]:
         state, fed, done = carry
-        state, logits = step(state, fed, *rest)
+        state, logits, extras = advance(step, state, fed, context)
         chosen_from = _restrict(logits, limits, choice)
         if choice.random:
             draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, time), row))
             token = draw(keys, chosen_from).astype(jnp.int32)
         else:
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+        log_p, undefined = log_probabilities(logits)
         score = jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
         if end is not None:
             token = jnp.where(done, end, token)
-        score = jnp.where(done, 0, score)
+        score = jnp.where(done, 0, jnp.where(undefined, jnp.nan, score))
         counted = ~done
+        extras = jax.tree.map(lambda leaf: jax.vmap(jnp.where)(done, jnp.zeros_like(leaf), leaf), extras)
         done = done | (token == end) if end is not None else done
         fed = jax.nn.softmax(chosen_from) if choice.feedback == "softmax" else token
-        return (state, fed, done), (token, score, counted)
+        return (state, fed, done), (token, score, counted, extras)
 
+    fed = start
     if choice.feedback == "softmax":  # the start token as the distribution that is sure of it
-        vocabulary = jax.eval_shape(step, state, start, *rest)[1].shape[-1]
-        fed = jax.nn.one_hot(start, vocabulary, dtype=jnp.float32)
-    else:
-        fed = start
+        _, logits, _ = jax.eval_shape(advance, step, state, start, context)
+        fed = jax.nn.one_hot(start, logits.shape[-1], dtype=jnp.float32)
     done = jnp.zeros(start.shape, bool)
-    _, (tokens, scores, counted) = jax.lax.scan(body, (state, fed, done), jnp.arange(max_length))
-    return Decoded(tokens.T, jnp.sum(scores, axis=0), jnp.sum(counted, axis=0, dtype=jnp.int32))
+    _, (tokens, scores, counted, extras) = jax.lax.scan(body, (state, fed, done), jnp.arange(max_length))
+    lengths = jnp.sum(counted, axis=0, dtype=jnp.int32)
+    extras = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), extras)
+    return Decoded(tokens.T, jnp.sum(scores, axis=0), lengths, extras)
 
 
 def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice) -> Array:

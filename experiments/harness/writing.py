@@ -1,0 +1,88 @@
+"""What a character model writes after a prompt."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.data.text import Vocabulary
+from jaxrnn.decoding import beam_search, sample, stochastic_beam_search
+from jaxrnn.models.language_model import LanguageModel
+
+
+class Text(NamedTuple):
+    """A text and its log-probability under the model, in nats."""
+
+    text: str
+    nats: float
+
+
+def write(
+    model: LanguageModel,
+    params: Any,
+    vocabulary: Vocabulary,
+    prompt: str,
+    length: int,
+    *,
+    seed: int,
+    **options: Any,
+) -> str:
+    """A text drawn from the model; the options are those of ``sample``."""
+    step, carry, start = read(model, params, vocabulary, prompt)
+    drawn = sample(step, carry, key=jax.random.key(seed), start=start, max_length=length, **options)
+    return vocabulary.decode(drawn.tokens[0])
+
+
+def most_probable(
+    model: LanguageModel, params: Any, vocabulary: Vocabulary, prompt: str, length: int, count: int
+) -> list[Text]:
+    """The best texts that a beam of ``count`` finds, best first."""
+    step, carry, start = read(model, params, vocabulary, prompt)
+    found = beam_search(step, carry, start=start, max_length=length, beam_size=count)
+    return texts(vocabulary, found.tokens[0], found.scores[0])
+
+
+def without_replacement(
+    model: LanguageModel,
+    params: Any,
+    vocabulary: Vocabulary,
+    prompt: str,
+    length: int,
+    count: int,
+    *,
+    seed: int,
+) -> list[Text]:
+    """Different texts drawn from the model, in the order of their draws."""
+    step, carry, start = read(model, params, vocabulary, prompt)
+    key = jax.random.key(seed)
+    drawn = stochastic_beam_search(step, carry, key=key, start=start, max_length=length, beam_size=count)
+    return texts(vocabulary, drawn.tokens[0], drawn.scores[0])
+
+
+def read(model: LanguageModel, params: Any, vocabulary: Vocabulary, prompt: str) -> tuple[Any, Any, Any]:
+    """The step, the carry and the token with which to go on after a prompt."""
+    if not prompt:
+        raise ValueError("the prompt is empty; give at least one character")
+    ids = jnp.asarray(vocabulary.encode(prompt))[:, None]  # (time, 1)
+    carry, _ = model.apply(params, ids[:-1])
+    return jax.tree_util.Partial(model.step, params), carry, ids[-1]
+
+
+def texts(vocabulary: Vocabulary, tokens: Any, scores: Any) -> list[Text]:
+    """Those that there are: a short text may have fewer continuations than were asked for."""
+    return [
+        Text(vocabulary.decode(row), score)
+        for row, score in zip(tokens, scores.tolist(), strict=True)
+        if score > -math.inf
+    ]
+
+
+def print_texts(prompt: str, found: list[Text]) -> None:
+    """Each text below a line that tells how probable it is."""
+    for number, (text, nats) in enumerate(found, start=1):
+        bits = -nats / math.log(2) / len(text)
+        head = (
+            f"--- {number} of {len(found)}: log-probability {nats:.2f} nats, {bits:.3f} bits per character "
+        )
+        print(f"{head:-<79}\n{prompt}{text}")

@@ -1,0 +1,141 @@
+"""What every decoder does before it starts: what it is given must fit, and every lane gets its start."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxrnn.checks import check_positive
+
+Step = Callable[..., tuple]
+
+
+class Lanes(NamedTuple):
+    """What a decoder is given, once it has been found to fit."""
+
+    step: Step
+    start: Array  # (batch,)
+    vocabulary: int
+
+
+def prepare(
+    step: Step, state: Any, start: Any, end: int | None, max_length: int, context: Any = None
+) -> Lanes:
+    """Check what a decoder is given, and bring it into one shape.
+
+    Raises:
+      ValueError: for a ``max_length`` below 1, a state or context without a common batch axis, a start or
+        end outside the vocabulary, or a step that returns another state than it got, or logits of a
+        shape other than (batch, vocabulary).
+    """
+    check_positive("max_length", max_length)
+    batch = _batch_of(state)
+    if any(jnp.shape(leaf)[:1] != (batch,) for leaf in jax.tree.leaves(context)):
+        raise ValueError(f"every leaf of context must lead with the batch of state, {batch}")
+    start = jnp.asarray(start, jnp.int32)
+    if start.shape not in {(), (batch,)}:
+        raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
+    if not isinstance(step, jax.tree_util.Partial):
+        step = jax.tree_util.Partial(step)
+    step = jax.tree_util.Partial(_by_value(step.func), *step.args, **step.keywords)
+    lanes = jnp.broadcast_to(start, (batch,))
+    vocabulary = _check_step(step, state, lanes, context)
+    if end is not None and not 0 <= end < vocabulary:
+        raise ValueError(f"end must lie in [0, {vocabulary}), the vocabulary, got {end}")
+    if (
+        not isinstance(start, jax.core.Tracer)
+        and start.size
+        and not (0 <= start.min() <= start.max() < vocabulary)
+    ):
+        wrong = start[(start < 0) | (start >= vocabulary)].ravel()[0]
+        raise ValueError(f"start must lie in [0, {vocabulary}), the vocabulary, got {wrong}")
+    return Lanes(step, lanes, vocabulary)
+
+
+def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, Array, Any]:
+    """One step of every lane: the new state, logits, and the extras that the step hands out, or None."""
+    state, logits, *extras = step(state, tokens, *(() if context is None else (context,)))
+    return state, logits, (extras[0] if extras else None)
+
+
+def log_probabilities(logits: Array) -> tuple[Array, Array]:
+    """In nats, in float32 or wider; and the rows that have none, for a NaN, a +∞, or nothing but −∞."""
+    log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    return log_p, jnp.any(jnp.isnan(log_p), axis=-1)
+
+
+def lane_keys(key: Array, batch: int) -> Array:
+    """A key a lane: the given ones, or one folded with each lane's index.
+
+    Raises:
+      ValueError: for any other number of keys.
+    """
+    if key.shape not in {(), (batch,)}:
+        raise ValueError(f"key must be one key or one a lane ({batch}), got shape {key.shape}")
+    return key if key.shape else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+def _batch_of(state: Any) -> int:
+    leaves = jax.tree.leaves(state)
+    if not leaves or any(jnp.ndim(leaf) < 1 for leaf in leaves):
+        raise ValueError("every leaf of state must lead with batch; got a leaf without axes, or none")
+    sizes = sorted({jnp.shape(leaf)[0] for leaf in leaves})
+    if len(sizes) > 1:
+        raise ValueError(f"every leaf of state must lead with the same batch, got {sizes}")
+    return sizes[0]
+
+
+# Under jit only for its cache: a step that was checked once is not traced again.
+_traced_step = jax.jit(advance)
+
+
+def _check_step(step: Step, state: Any, tokens: Array, context: Any) -> int:
+    """The size of the vocabulary, once a step's result is seen to have the right shapes."""
+    after, logits, extras = _traced_step.eval_shape(step, state, tokens, context)
+    if logits.ndim != 2 or len(logits) != len(tokens) or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(
+            f"step must return floating-point logits ({len(tokens)}, vocabulary), "
+            f"got {logits.dtype} of shape {logits.shape}"
+        )
+    given: Any = jax.tree.structure(state)
+    came: Any = jax.tree.structure(after)
+    if came != given:
+        raise ValueError(f"step must return a state of the structure {given} that it got, got {came}")
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for (path, leaf), new in zip(leaves, jax.tree.leaves(after), strict=True):
+        shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
+        if (new.shape, new.dtype) != (shape, dtype):
+            name = jax.tree_util.keystr(path) or "itself"
+            raise ValueError(
+                f"step must return a state like the one it got: leaf {name} was {dtype} of shape {shape}, "
+                f"and came back as {new.dtype} of shape {new.shape}"
+            )
+    if any(leaf.shape[:1] != tokens.shape for leaf in jax.tree.leaves(extras)):
+        raise ValueError(f"every leaf of a step's extras must lead with the lanes, {len(tokens)}")
+    return logits.shape[-1]
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A bound method that equals another where their owners are equal; Python's own go by identity."""
+
+    function: Callable[..., Any]
+    owner: Any
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.owner, *args, **kwargs)
+
+
+def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, as a ``_Method`` if it is a method of a hashable value."""
+    if not inspect.ismethod(function):
+        return function
+    try:
+        hash(function.__self__)
+    except TypeError:
+        return function
+    return _Method(function.__func__, function.__self__)

@@ -1,0 +1,75 @@
+"""Texts from a character model: several at once, with their probabilities, and what is refused."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrnn
+from experiments import char_lm
+from experiments.harness.writing import most_probable, print_texts, without_replacement, write
+from jaxrnn.data.text import Vocabulary
+from jaxrnn.models.language_model import LanguageModel, next_token_nats
+from tests.table import random_like
+
+VOCABULARY = Vocabulary.of("abcde")
+MODEL = LanguageModel(5, [jaxrnn.GRU(4)])
+PARAMS = jax.tree.map(lambda leaf: 3 * leaf, random_like(jax.eval_shape(MODEL.init, jax.random.key(0)), 0))
+GIVEN = (MODEL, PARAMS, VOCABULARY, "bad", 6)
+
+
+def log_probability(text: str) -> float:
+    """Of what follows the prompt, from the whole text at once."""
+    ids = np.asarray(VOCABULARY.encode("bad" + text))[:, None]
+    _, logits = MODEL.apply(PARAMS, ids[:-1])
+    return -float(next_token_nats(logits[2:], ids[3:])[0])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [most_probable(*GIVEN, 4), without_replacement(*GIVEN, 4, seed=0)],
+    ids=["most probable", "without replacement"],
+)
+def test_texts_differ_and_tell_their_probability(found):
+    assert len({text for text, _ in found}) == 4
+    for text, nats in found:
+        assert len(text) == 6
+        assert nats == pytest.approx(log_probability(text), rel=1e-4)
+
+
+def test_their_order():
+    scores = [nats for _, nats in most_probable(*GIVEN, 4)]
+    assert scores == sorted(scores, reverse=True)
+    assert most_probable(*GIVEN, 1)[0].text == write(*GIVEN, seed=0, temperature=1e-4)
+    drawn = without_replacement(*GIVEN, 4, seed=1)
+    assert drawn == without_replacement(*GIVEN, 4, seed=1)
+    assert drawn != without_replacement(*GIVEN, 4, seed=2)
+
+
+def test_no_more_texts_than_there_are(capsys):
+    """One more character is one of five; the head of each says how probable it is."""
+    found = without_replacement(MODEL, PARAMS, VOCABULARY, "bad", 1, 9, seed=0)
+    assert sorted(text for text, _ in found) == list("abcde")
+    assert sum(np.exp(nats) for _, nats in found) == pytest.approx(1, rel=1e-5)
+    print_texts("bad", found)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1::2] == ["bad" + text for text, _ in found]
+    bits = -found[0].nats / np.log(2)
+    assert (
+        f"--- 1 of 5: log-probability {found[0].nats:.2f} nats, {bits:.3f} bits per character" in lines[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam": 3, "temperature": 2.0}, "--beam, --temperature do not go together"),
+        ({"beam": 3, "without_replacement": 2}, "--beam, --without-replacement do not go together"),
+        ({"without_replacement": 3, "top_k": 2}, "--without-replacement, --top-k do not go together"),
+        ({"beam": 0}, "beam must be a positive integer, got 0"),
+        ({"without_replacement": -1}, "without_replacement must be a positive integer, got -1"),
+    ],
+)
+def test_what_does_not_go_together(options, message, tmp_path):
+    """Said before the run is looked at."""
+    with pytest.raises(ValueError, match=message):
+        char_lm.sample_command(char_lm.Sample(run=tmp_path, **options))
