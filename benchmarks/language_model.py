@@ -311,7 +311,8 @@ def draw(path: Path, rows: list[Row]) -> None:
     axes.set(xlabel="batch, time, hidden, layers", ylabel="speed / torch's")
     axes.set_title("Whole training step of an LSTM character model, higher is faster")
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=9)
+    axes.margins(y=0.1)
+    figure.legend(loc="outside lower center", ncols=len(names) + 1, fontsize=9)
     save(figure, path)
 
 

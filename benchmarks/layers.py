@@ -314,6 +314,7 @@ def draw(path: Path, rows: list[Row]) -> None:
         axes.axhline(1, color="black", linestyle="--", linewidth=1, label="torch")
         axes.set_xticks(range(len(sizes)), sizes)
         axes.set(title=cell, ylabel="speed / torch's", yscale="log")
+        axes.set_ylim(bottom=0.2)  # of all panels, so that their bars compare
         axes.yaxis.set_major_locator(plt.LogLocator(base=2))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(plt.NullLocator())
