@@ -55,7 +55,8 @@ def unroll(
         mode only, to any order: under ``jax.jvp`` or ``jax.jacfwd`` JAX raises its own TypeError
         about custom_vjp.
       remat: None keeps what the derivative needs of every step; k keeps the carry of every k-th step
-        and recomputes what lies between (memory ∝ time/k + k, least near k = √time).
+        and recomputes what lies between (memory ∝ time/k + k, least near k = √time). Where k does not
+        divide the time, xs is copied.
       scan_unroll: steps per iteration of the compiled loop, as in ``lax.scan``.
 
     Returns:
