@@ -178,9 +178,11 @@ def result(search: Search) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(config: Config) -> tuple[list[Row], dict[str, float]]:
-    """Both rows, and how long the best hypotheses are."""
-    with contextlib.ExitStack() as stack, counted("decoding in both libraries"):
+    """All rows, and how many tokens the best hypotheses have before their end."""
+    with contextlib.ExitStack() as stack, counted("decoding in every library"):
         processes = {name: stack.enter_context(Process(make, config)) for name, make in LIBRARIES.items()}
+        for process in processes.values():
+            process.wait()
         first_calls = {name: process.ask(seconds) for name, process in processes.items()}
         *ours, (tokens, scores) = (process.ask(result) for process in processes.values())
         for our_tokens, our_scores in ours:

@@ -45,9 +45,13 @@ class Process:
         self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         self._making = self._pool.submit(_make, make, *arguments)
 
+    def wait(self) -> None:
+        """Until it has made what it is to make."""
+        self._making.result()
+
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """``function(made, *arguments)``, computed there."""
-        self._making.result()
+        self.wait()
         return self._pool.submit(_ask, function, *arguments).result()
 
     def __enter__(self) -> "Process":

@@ -349,7 +349,7 @@ def sample_command(config: Sample) -> None:
         check_positive(name, getattr(config, name))
     if len(several) > 1 or (several and changed):
         given = ", ".join("--" + name.replace("_", "-") for name in [*several, *changed])
-        raise ValueError(f"{given} do not go together: either beam takes the model's distribution as it is")
+        raise ValueError(f"{given} do not go together; see sample --help")
     model, params, vocabulary, _ = load_run(config.run)
     what = (model, params, vocabulary, config.prompt, config.length)
     if config.beam is not None:

@@ -1,5 +1,7 @@
 """Texts from a character model: several at once, with their probabilities, and what is refused."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -25,11 +27,15 @@ def log_probability(text: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "found",
-    [most_probable(*GIVEN, 4), without_replacement(*GIVEN, 4, seed=0)],
+    "texts",
+    [
+        functools.partial(most_probable, *GIVEN, 4),
+        functools.partial(without_replacement, *GIVEN, 4, seed=0),
+    ],
     ids=["most probable", "without replacement"],
 )
-def test_texts_differ_and_tell_their_probability(found):
+def test_texts_differ_and_tell_their_probability(texts):
+    found = texts()
     assert len({text for text, _ in found}) == 4
     for text, nats in found:
         assert len(text) == 6
@@ -57,6 +63,12 @@ def test_no_more_texts_than_there_are(capsys):
     assert (
         f"--- 1 of 5: log-probability {found[0].nats:.2f} nats, {bits:.3f} bits per character" in lines[0]
     )
+
+
+def test_a_model_without_probabilities_says_so():
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)
+    with pytest.raises(ValueError, match="the model's logits are not finite"):
+        most_probable(MODEL, broken, VOCABULARY, "bad", 6, 3)
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,17 @@ def read(model: LanguageModel, params: Any, vocabulary: Vocabulary, prompt: str)
 
 
 def texts(vocabulary: Vocabulary, tokens: Any, scores: Any) -> list[Text]:
-    """Those that there are: a short text may have fewer continuations than were asked for."""
+    """Those that there are: a short text may have fewer continuations than were asked for.
+
+    Raises:
+      ValueError: where the model gives no probabilities.
+    """
+    nats = scores.tolist()
+    if any(math.isnan(score) for score in nats):
+        raise ValueError("the model's logits are not finite: it gives no text a probability")
     return [
         Text(vocabulary.decode(row), score)
-        for row, score in zip(tokens, scores.tolist(), strict=True)
+        for row, score in zip(tokens, nats, strict=True)
         if score > -math.inf
     ]
 

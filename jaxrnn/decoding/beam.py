@@ -11,6 +11,8 @@ from jaxrnn.checks import check_positive
 from jaxrnn.decoding.lanes import Step, prepare
 from jaxrnn.decoding.search import search
 
+MOST_PENALTY = 10  # what a score is divided by would soon leave float32
+
 
 class Beams(NamedTuple):
     """What a beam search returns: the hypotheses of every lane, best first."""
@@ -42,7 +44,7 @@ def beam_search(
     At every step the live hypotheses are extended by every token. Of the best ``beam_size`` extensions,
     those that end are put aside with their score; and the best ``beam_size`` that do not end live on, so
     that an ended hypothesis frees its slot. A lane is done when none of its live hypotheses can still get
-    among the best; ``max_length`` ends all. With ``beam_size=1`` this is ``greedy``.
+    among the best; ``max_length`` ends all. With ``beam_size=1`` and no penalty this is ``greedy``.
 
     Args:
       step: ``step(state, tokens (lanes,)) → (state, logits (lanes, vocabulary))`` with lanes = batch ·
@@ -53,16 +55,16 @@ def beam_search(
       end: the token that ends a sequence, or None: all run to ``max_length``.
       max_length: most tokens of a sequence.
       beam_size: hypotheses kept, and returned.
-      length_penalty: α, 0 or more.
+      length_penalty: α, from 0 to 10.
       context: what never changes along a sequence, leaves leading with batch; spread once, never reordered.
 
     Returns:
-      hypotheses, best first. A lane whose logits are NaN, +∞ or all −∞ has scores NaN and lengths 0; the
-      others are as if it were not there.
+      hypotheses, best first. A lane in which a hypothesis that is followed has logits that are NaN, +∞ or
+      all −∞ has scores NaN and lengths 0; the others are as if it were not there.
 
     Raises:
-      ValueError: for sizes or tokens out of range, a negative penalty, or a step whose state or logits have
-        the wrong shape.
+      ValueError: for sizes, tokens or a penalty out of range, or a step whose state or logits have the
+        wrong shape.
 
     >>> import jax
     >>> table = jnp.log(jnp.array([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [0.9, 0.0, 0.1]]))  # p(next | token)
@@ -72,8 +74,8 @@ def beam_search(
     (Array([2, 0], dtype=int32), 0.36)
     """
     check_positive("beam_size", beam_size)
-    if not 0 <= length_penalty < float("inf"):
-        raise ValueError(f"length_penalty must be 0 or more, got {length_penalty}")
+    if not 0 <= length_penalty <= MOST_PENALTY:
+        raise ValueError(f"length_penalty must lie in [0, {MOST_PENALTY}], got {length_penalty}")
     lanes = prepare(step, state, start, end, max_length, context)
     penalties = ((5 + np.arange(1, max_length + 1)) / 6) ** length_penalty
     leaves, tokens, extras = search(

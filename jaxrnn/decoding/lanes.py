@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxrnn.checks import check_positive
@@ -34,32 +35,43 @@ def prepare(
     """
     check_positive("max_length", max_length)
     batch = _batch_of(state)
-    if any(jnp.shape(leaf)[:1] != (batch,) for leaf in jax.tree.leaves(context)):
-        raise ValueError(f"every leaf of context must lead with the batch of state, {batch}")
-    start = jnp.asarray(start, jnp.int32)
+    for leaf in jax.tree.leaves(context):
+        if (shape := jnp.shape(leaf))[:1] != (batch,):
+            raise ValueError(
+                f"every leaf of context must lead with the batch of state, {batch}; got shape {shape}"
+            )
+    if not isinstance(start, jax.core.Tracer):
+        start = np.asarray(start)  # within jit too, where jnp would not compute
     if start.shape not in {(), (batch,)}:
         raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
     if not isinstance(step, jax.tree_util.Partial):
         step = jax.tree_util.Partial(step)
     step = jax.tree_util.Partial(_by_value(step.func), *step.args, **step.keywords)
-    lanes = jnp.broadcast_to(start, (batch,))
+    lanes = jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,))
     vocabulary = _check_step(step, state, lanes, context)
     if end is not None and not 0 <= end < vocabulary:
         raise ValueError(f"end must lie in [0, {vocabulary}), the vocabulary, got {end}")
-    if (
-        not isinstance(start, jax.core.Tracer)
-        and start.size
-        and not (0 <= start.min() <= start.max() < vocabulary)
-    ):
-        wrong = start[(start < 0) | (start >= vocabulary)].ravel()[0]
-        raise ValueError(f"start must lie in [0, {vocabulary}), the vocabulary, got {wrong}")
+    if not isinstance(start, jax.core.Tracer):
+        outside = start[(start < 0) | (start >= vocabulary)]
+        if outside.size:
+            raise ValueError(
+                f"start must lie in [0, {vocabulary}), the vocabulary, got {outside.ravel()[0]}"
+            )
     return Lanes(step, lanes, vocabulary)
 
 
 def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, Array, Any]:
-    """One step of every lane: the new state, logits, and the extras that the step hands out, or None."""
-    state, logits, *extras = step(state, tokens, *(() if context is None else (context,)))
-    return state, logits, (extras[0] if extras else None)
+    """One step of every lane: the new state, logits, and the extras that the step hands out, or None.
+
+    Raises:
+      ValueError: if the step returns something else than two or three results.
+    """
+    results = step(state, tokens, *(() if context is None else (context,)))
+    if not isinstance(results, tuple) or len(results) not in (2, 3):
+        what = f"{len(results)} results" if isinstance(results, tuple) else type(results).__name__
+        raise ValueError(f"step must return (state, logits) or (state, logits, extras), got {what}")
+    state, logits, extras = (*results, None)[:3]
+    return state, logits, extras
 
 
 def log_probabilities(logits: Array) -> tuple[Array, Array]:
@@ -72,8 +84,10 @@ def lane_keys(key: Array, batch: int) -> Array:
     """A key a lane: the given ones, or one folded with each lane's index.
 
     Raises:
-      ValueError: for any other number of keys.
+      ValueError: for any other number of keys, or keys that are not typed.
     """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"key must come from jax.random.key, got an array of {key.dtype}")
     if key.shape not in {(), (batch,)}:
         raise ValueError(f"key must be one key or one a lane ({batch}), got shape {key.shape}")
     return key if key.shape else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
@@ -114,8 +128,11 @@ def _check_step(step: Step, state: Any, tokens: Array, context: Any) -> int:
                 f"step must return a state like the one it got: leaf {name} was {dtype} of shape {shape}, "
                 f"and came back as {new.dtype} of shape {new.shape}"
             )
-    if any(leaf.shape[:1] != tokens.shape for leaf in jax.tree.leaves(extras)):
-        raise ValueError(f"every leaf of a step's extras must lead with the lanes, {len(tokens)}")
+    for leaf in jax.tree.leaves(extras):
+        if leaf.shape[:1] != tokens.shape:
+            raise ValueError(
+                f"every leaf of a step's extras must lead with the lanes, {len(tokens)}; got {leaf.shape}"
+            )
     return logits.shape[-1]
 
 

@@ -77,7 +77,7 @@ def _score(
 ) -> Float[Array, " batch"]:
     counted = jnp.arange(tokens.shape[1]) < lengths[:, None]
     tokens = jnp.where(counted, tokens, 0)
-    fed = jnp.concatenate([start[:, None], tokens[:, :-1]], axis=1)
+    fed = jnp.concatenate([start[:, None], tokens], axis=1)[:, :-1]
 
     def body(state: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
         fed, token = inputs

@@ -78,35 +78,36 @@ def search(
 
     Returns:
       the leaves, their tokens (batch, beam, max_length), and the extras of their steps with leaves
-      (batch, beam, max_length, ...). A lane with undefined logits has NaN for scores.
+      (batch, beam, max_length, ...). A lane in which a live hypothesis met
+      undefined logits has NaN for scores.
     """
     state, context = (_spread(tree, beam_size) for tree in (state, context))
     first = _begin(step, state, start, context, root, beam_size, len(penalties))
     penalties = penalties.astype(first.live.priorities.dtype)
 
-    def go_on(search: Search) -> Array:
-        return (search.time < len(penalties)) & jnp.any(_running(search, penalties))
+    def go_on(now: Search) -> Array:
+        return (now.time < len(penalties)) & jnp.any(_running(now, penalties))
 
-    def grow(search: Search) -> Search:
-        return _grow(search, step, context, keys, penalties, end, children)
+    def grow(now: Search) -> Search:
+        return _grow(now, step, context, keys, penalties, end, children)
 
     return _read(jax.lax.while_loop(go_on, grow, first), end)
 
 
-def _running(search: Search, penalties: Array) -> Array:
+def _running(now: Search, penalties: Array) -> Array:
     """The lanes (batch,) whose leaves can still change.
 
     No descendant of a live hypothesis has a higher priority than it, and none is divided by more than the
-    last penalty, the largest. Priorities are negative, or else all penalties are 1; so the score of a
+    last penalty, the largest. Priorities are at most 0, or else all penalties are 1; so the score of a
     descendant is at most priority / penalties[−1], rounding included, as division is monotone. Where the
     best of the live ones does not pass the worst of a full set of leaves by this bound, none ever will.
     """
-    bound = jnp.max(search.live.priorities, axis=-1) / penalties[-1]
-    return (bound > search.leaves.scores[:, -1]) & ~search.broken
+    bound = jnp.max(now.live.priorities, axis=-1) / penalties[-1]
+    return (bound > now.leaves.scores[:, -1]) & ~now.broken
 
 
 def _grow(
-    search: Search,
+    now: Search,
     step: Step,
     context: Any,
     keys: Array | None,
@@ -115,12 +116,12 @@ def _grow(
     children: Children,
 ) -> Search:
     """The next level."""
-    time, live = search.time, search.live
+    time, live = now.time, now.live
     state, logits, extras = advance(step, live.state, live.tokens.reshape(-1), context)
     log_p, undefined = log_probabilities(logits)
     used, beam_size = live.priorities > -jnp.inf, live.tokens.shape[1]
-    broken = _running(search, penalties) & jnp.any(undefined.reshape(used.shape) & used, axis=-1)
-    log_p = jnp.where(undefined[:, None], -jnp.inf, log_p).reshape(*used.shape, -1)
+    broken = _running(now, penalties) & jnp.any(undefined.reshape(used.shape) & used, axis=-1)
+    log_p = jnp.where(undefined[:, None], -jnp.inf, log_p).reshape(*used.shape, logits.shape[-1])
     log_p = jnp.where(used, live.log_p, -jnp.inf)[..., None] + log_p
     best = _best_children(children(log_p, live.priorities, keys, time), log_p, beam_size)
 
@@ -130,14 +131,14 @@ def _grow(
         scores=jnp.where(leaf, best.scores / penalties[time], -jnp.inf),
         lengths=jnp.full_like(best.lengths, time + 1),
     )
-    both = jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=-1), search.leaves, new)
+    both = jax.tree.map(lambda *pair: jnp.concatenate(pair, axis=-1), now.leaves, new)
     onward = _first(best._replace(scores=jnp.where(ends, -jnp.inf, best.scores)), beam_size)
     return Search(
         time + 1,
         Live(_reorder(state, onward.parents), onward.tokens, onward.log_p, onward.scores),
         _first(both, beam_size),
-        _record(search.tree, time, Tree(onward.tokens, onward.parents, extras)),
-        search.broken | broken,
+        _record(now.tree, time, Tree(onward.tokens, onward.parents, extras)),
+        now.broken | broken,
     )
 
 
@@ -151,7 +152,7 @@ def _begin(
     none = jnp.full(shape, -jnp.inf, dtype)
     zero, zeros = jnp.zeros(shape, jnp.int32), jnp.zeros((max_length, *shape), jnp.int32)
     extras = jax.tree.map(lambda leaf: jnp.zeros((*zeros.shape, *leaf.shape[1:]), leaf.dtype), extras)
-    live = Live(state, tokens, none.at[:, 0].set(0), none.at[:, 0].set(root))
+    live = Live(state, tokens, none.at[:, 0].set(0), none.at[:, 0].set(root.astype(dtype)))
     leaves = Leaves(none, none, zero, zero, zero)
     return Search(jnp.int32(0), live, leaves, Tree(zeros, zeros, extras), jnp.zeros(len(start), bool))
 
@@ -160,8 +161,8 @@ def _best_children(priorities: Array, log_p: Array, beam_size: int) -> Leaves:
     """Twice as many as may go on, best first, for at most one child of each parent ends."""
     batch, beam, vocabulary = priorities.shape
     count = min(2 * beam_size, beam * vocabulary)
-    best, index = top_k(priorities.reshape(batch, -1), count)
-    log_p = jnp.take_along_axis(log_p.reshape(batch, -1), index, axis=-1)
+    best, index = top_k(priorities.reshape(batch, beam * vocabulary), count)
+    log_p = jnp.take_along_axis(log_p.reshape(batch, beam * vocabulary), index, axis=-1)
     return Leaves(best, log_p, jnp.zeros_like(index), index // vocabulary, index % vocabulary)
 
 
@@ -183,7 +184,7 @@ def top_k(values: Array, count: int) -> tuple[Array, Array]:
     filled = filled.reshape(batch, blocks, BLOCK)
     _, chosen = jax.lax.top_k(jnp.max(filled, axis=-1), count)
     chosen = jnp.sort(chosen, axis=-1)  # of equals the first
-    best, index = jax.lax.top_k(_at(filled, chosen).reshape(batch, -1), count)
+    best, index = jax.lax.top_k(_at(filled, chosen).reshape(batch, count * BLOCK), count)
     index = _at(chosen, index // BLOCK) * BLOCK + index % BLOCK
     return best, jnp.minimum(index, size - 1)
 
@@ -209,7 +210,9 @@ def _read(last: Search, end: int | None) -> tuple[Leaves, Array, Any]:
         before = jnp.where(ends, leaves.parents, _at(at.parents, slots))
 
         def extra(leaf: Array) -> Array:
-            return jnp.where(on.reshape(on.shape + (1,) * (leaf.ndim - 2)), _at(leaf, before), 0)
+            return jnp.where(
+                on.reshape(on.shape + (1,) * (leaf.ndim - 2)), _at(leaf, before), jnp.zeros((), leaf.dtype)
+            )
 
         return before, (jnp.where(on, tokens, end or 0), jax.tree.map(extra, at.extras))
 

@@ -46,7 +46,7 @@ def stochastic_beam_search(
     The leaves with the highest G are kept. They are a sample without replacement: the first is a draw from
     the model, the second one from what is left, renormalised, and so on. With κ the G that comes next,
 
-        weight(w) = p(w) / q(w)        q(w) = P(G_w > κ) = 1 − exp(−exp(φ_w − κ))        (eq. 12)
+        weight(w) = p(w) / q(w)        q(w) = P(G_w > κ) = 1 − exp(−exp(φ_w − κ))
 
     makes Σ weight(w)·f(w) over the sample an unbiased estimate of E f(w). A search stops early only where
     no live node can still get among the leaves kept, which changes nothing.
@@ -64,8 +64,8 @@ def stochastic_beam_search(
       context: what never changes along a sequence.
 
     Returns:
-      the sequences. A lane whose logits are NaN, +∞ or all −∞ has NaN for scores and weights, and lengths
-      0; the others are as if it were not there.
+      the sequences. A lane in which a node that is followed has logits that are NaN, +∞ or all −∞ has NaN
+      for scores and weights, and lengths 0; the others are as if it were not there.
 
     Raises:
       ValueError: for sizes or tokens out of range, a wrong number of keys, or a step whose state or logits
@@ -115,7 +115,7 @@ def _perturbed(log_p: Array, parents: Array, keys: Array, time: Array) -> Array:
 def truncated(free: Array, highest: Array) -> Array:
     """Gumbels moved so that along the last axis their maximum is ``highest``, exactly.
 
-    Equations (Kool et al. 2019, appendix B.3), which lose nothing to overflow or cancellation::
+    Equations (Kool et al. 2019, appendix B.3), in which nothing overflows::
 
         v = G_N − G̃ + log1mexp(Z − G̃)        G = G_N − max(0, v) − log1p(exp(−|v|))
 
@@ -137,5 +137,5 @@ def _log1mexp(a: Array) -> Array:
 
 
 def _log_inclusion(above: Array) -> Array:
-    """log(1 − exp(−exp(φ − κ))); where exp(φ − κ) is tiny, it is φ − κ but for rounding."""
-    return jnp.where(above < -15, above, _log1mexp(jnp.exp(jnp.maximum(above, -15))))
+    """log(1 − exp(−exp(φ − κ))); where float32 could not hold exp(φ − κ), it is φ − κ but for rounding."""
+    return jnp.where(above < -80, above, _log1mexp(jnp.exp(jnp.maximum(above, -80))))
