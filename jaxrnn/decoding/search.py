@@ -78,8 +78,8 @@ def search(
 
     Returns:
       the leaves, their tokens (batch, beam, max_length), and the extras of their steps with leaves
-      (batch, beam, max_length, ...). A lane in which a live hypothesis met
-      undefined logits has NaN for scores.
+      (batch, beam, max_length, ...). A lane in which a live hypothesis met undefined logits has NaN for
+      scores.
     """
     state, context = (_spread(tree, beam_size) for tree in (state, context))
     first = _begin(step, state, start, context, root, beam_size, len(penalties))
@@ -122,7 +122,7 @@ def _grow(
     used, beam_size = live.priorities > -jnp.inf, live.tokens.shape[1]
     broken = _running(now, penalties) & jnp.any(undefined.reshape(used.shape) & used, axis=-1)
     log_p = jnp.where(undefined[:, None], -jnp.inf, log_p).reshape(*used.shape, logits.shape[-1])
-    log_p = jnp.where(used, live.log_p, -jnp.inf)[..., None] + log_p
+    log_p = jnp.where(used, live.log_p, -jnp.inf)[..., None] + log_p  # what ended has no children
     best = _best_children(children(log_p, live.priorities, keys, time), log_p, beam_size)
 
     ends = jnp.zeros_like(best.tokens, bool) if end is None else best.tokens == end
