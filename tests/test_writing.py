@@ -13,6 +13,8 @@ from jaxrnn.data.text import Vocabulary
 from jaxrnn.models.language_model import LanguageModel, next_token_nats
 from tests.table import random_like
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = Vocabulary.of("abcde")
 MODEL = LanguageModel(5, [jaxrnn.GRU(4)])
 PARAMS = jax.tree.map(lambda leaf: 3 * leaf, random_like(jax.eval_shape(MODEL.init, jax.random.key(0)), 0))
