@@ -1,14 +1,17 @@
-"""Attention: how well a query fits every vector of a memory, and what is read from it."""
+"""Attention: how well a query fits each vector of a memory, what is read, and a decoder that reads."""
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact, Key
 
-from jaxrnn.cells.cell import DType
-from jaxrnn.checks import check_positive
+from jaxrnn.cells.affine import cast_like
+from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
+from jaxrnn.checks import check_positive, check_shapes
 
 
 class AdditiveParams(NamedTuple):
@@ -66,7 +69,7 @@ class Additive:
 
     def scores(self, params: AdditiveParams, query: Array, keys: Array) -> Array:
         """Scores e ``(*batch, source)`` of a query ``(*batch, n)``."""
-        return jnp.tanh((query @ params.w_query)[..., None, :] + keys) @ params.v
+        return _additive_scores(query @ params.w_query, keys, params.v)
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,178 @@ def attend(
     total = jnp.sum(weights, axis=-1, keepdims=True)
     weights = weights / jnp.where(total == 0, 1, total)
     return jnp.einsum("...s,...sf->...f", weights, memory), weights
+
+
+class Memory(NamedTuple):
+    """What a decoder reads: an encoder's outputs, and what queries are held against."""
+
+    values: Any  # (*batch, source, features)
+    keys: Any  # (*batch, source, k)
+    mask: Any  # (*batch, source) bool, False at padding
+
+
+class AttentionDecoderParams(NamedTuple):
+    """What training changes of an attention decoder; the other half of its params is the memory."""
+
+    cell: Params
+    attention: Any
+    w_c: Array  # (memory_features + the cell's out_features, size)
+
+
+class AttentionDecoderCarry(NamedTuple):
+    """Carry of an attention decoder."""
+
+    cell: Carry
+    attentional: Any  # h̃ (*batch, size); None without input feeding
+
+
+@dataclass(frozen=True)
+class AttentionDecoder(Cell):
+    """A cell that reads a memory at every step (Luong, Pham & Manning 2015, eq. 5 and section 3.3).
+
+    Equations, with the memory h̄ and its keys constant over time; ``cell`` may be a ``Stack``::
+
+        S_t, h_t = cell(params, S_{t-1}, [x_t; h̃_{t-1}])       (x_t alone without input feeding)
+        context_t = attend(scores(h_t, keys), h̄)
+        h̃_t = tanh([context_t; h_t] W_c)                        y_t = h̃_t
+
+    Params are ``(weights, memory)``, of which ``init`` draws the weights and ``memory`` makes the memory.
+    There is no hand-derived derivative; gradients come from ``jax.grad``, with respect to the memory too.
+
+    Args:
+      cell: the recurrent cell.
+      attention: ``Additive(size)``, ``General()`` or ``Dot()``.
+      memory_features: features of the memory's vectors.
+      size: features of h̃, the output.
+      input_feeding: whether h̃_{t-1} is fed to the cell beside x_t.
+
+    Raises:
+      ValueError: for sizes below 1.
+
+    >>> from jaxrnn import GRU
+    >>> decoder = AttentionDecoder(GRU(4), Additive(5), memory_features=6, size=3)
+    >>> weights = decoder.init(jax.random.key(0), in_features=2)
+    >>> memory = decoder.memory(weights, jnp.ones((1, 7, 6)), lengths=jnp.array([5]))
+    >>> carry, y = decoder.step((weights, memory), decoder.initial_carry((1,)), jnp.ones((1, 2)))
+    >>> y.shape
+    (1, 3)
+    """
+
+    cell: Cell
+    attention: Attention
+    memory_features: int
+    size: int
+    input_feeding: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("memory_features", self.memory_features)
+        check_positive("size", self.size)
+
+    @property
+    def out_features(self) -> int:
+        """Features of h̃."""
+        return self.size
+
+    @property
+    def outputs_h(self) -> bool:
+        """False: the output is h̃."""
+        return False
+
+    def init(
+        self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32
+    ) -> AttentionDecoderParams:
+        """The weights: the cell's and the attention's own way, W_c LeCun normal.
+
+        Raises:
+          ValueError: where the attention needs queries and memories of equal features, and they are not.
+        """
+        key_cell, key_attention, key_c = jax.random.split(key, 3)
+        query = self.cell.out_features
+        return AttentionDecoderParams(
+            self.cell.init(key_cell, in_features + (self.size if self.input_feeding else 0), dtype),
+            self.attention.init(key_attention, query, self.memory_features, dtype),
+            _lecun_normal(key_c, (self.memory_features + query, self.size), dtype),
+        )
+
+    def memory(
+        self,
+        weights: AttentionDecoderParams,
+        values: Inexact[Array, "*batch source features"],
+        lengths: Array | None = None,
+    ) -> Memory:
+        """A memory of vectors h̄, of which each sequence has ``lengths (*batch,)``; None for all."""
+        mask = jnp.ones(values.shape[:-1], bool)
+        if lengths is not None:
+            mask = jnp.arange(values.shape[-2]) < lengths[..., None]
+        return Memory(values, self.attention.keys(weights.attention, values), mask)
+
+    def initial_carry(
+        self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32
+    ) -> AttentionDecoderCarry:
+        """The cell's own, and h̃ = 0."""
+        attentional = jnp.zeros((*batch_shape, self.size), dtype) if self.input_feeding else None
+        return AttentionDecoderCarry(self.cell.initial_carry(batch_shape, dtype), attentional)
+
+    def noise(self, key: Key[Array, ""], time: int, batch_shape: Sequence[int] = ()) -> Noise:
+        """The cell's own."""
+        return self.cell.noise(key, time, batch_shape)
+
+    def step(
+        self,
+        params: tuple[AttentionDecoderParams, Memory],
+        carry: AttentionDecoderCarry,
+        x: Array,
+        noise: Noise = None,
+    ) -> tuple[AttentionDecoderCarry, Array]:
+        """One step.
+
+        Raises:
+          ValueError: if the shapes of params, carry and x do not fit each other.
+        """
+        carry, y, _ = self.step_and_weights(params, carry, x, noise)
+        return carry, y
+
+    def step_and_weights(
+        self,
+        params: tuple[AttentionDecoderParams, Memory],
+        carry: AttentionDecoderCarry,
+        x: Inexact[Array, "*batch in_features"],
+        noise: Noise = None,
+    ) -> tuple[AttentionDecoderCarry, Array, Array]:
+        """``step``, and the weights α ``(*batch, source)`` by which the memory was read.
+
+        Raises:
+          ValueError: if the shapes of params, carry and x do not fit each other.
+        """
+        self.check(params, carry, x)
+        weights, memory = params
+        fed = jnp.concatenate([x, carry.attentional], axis=-1) if self.input_feeding else x
+        cell_carry, h = self.cell.step(weights.cell, carry.cell, fed, noise)
+        scores = self.attention.scores(weights.attention, h, memory.keys)
+        context, alpha = attend(scores, memory.values, memory.mask)
+        y = jnp.tanh(jnp.concatenate([context, h], axis=-1) @ weights.w_c)
+        after = AttentionDecoderCarry(cell_carry, y if self.input_feeding else None)
+        return cast_like(after, carry), y, alpha
+
+    def check(self, params: Params, carry: Carry, x: Any) -> None:
+        """Raise ValueError unless weights, memory, carry and x fit each other."""
+        if not isinstance(params, tuple) or len(params) != 2 or not isinstance(params[1], Memory):
+            raise ValueError(
+                f"params of an AttentionDecoder are (weights, memory), got {jax.tree.structure(params)}"
+            )
+        weights, memory = params
+        super().check(weights, carry, x)
+        shape = (*x.shape[:-1], jnp.shape(memory.mask)[-1])
+        values = jax.ShapeDtypeStruct((*shape, self.memory_features), weights.w_c.dtype)
+        keys = jax.eval_shape(self.attention.keys, weights.attention, values)
+        mask = jax.ShapeDtypeStruct(shape, jnp.dtype(bool))
+        check_shapes(f"memory for batch shape {shape[:-1]}", Memory(values, keys, mask), memory)
+
+
+# To keep (*batch, source, a) of every step for the derivative takes longer than to compute it again.
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def _additive_scores(query: Array, keys: Array, v: Array) -> Array:
+    return jnp.tanh(query[..., None, :] + keys) @ v
 
 
 def _dot(query: Array, keys: Array) -> Array:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxrnn.cells.cell import Carry, Cell, DType
 from jaxrnn.checks import check_fraction, check_positive
 from jaxrnn.data.text import Streams
+from jaxrnn.models.dropout import dropout
 from jaxrnn.recurrence import Backward, unroll
 
 
@@ -145,7 +146,7 @@ class LanguageModel:
             noise = None
             if keys is not None:
                 key_dropout, key_noise = jax.random.split(keys[layer])
-                ys = _dropout(key_dropout, ys, self.dropout)
+                ys = dropout(key_dropout, ys, self.dropout)
                 noise = cell.noise(key_noise, time, batch_shape)
             layer_carry, ys = unroll(
                 cell,
@@ -159,7 +160,7 @@ class LanguageModel:
             )
             after.append(layer_carry)
         if keys is not None:
-            ys = _dropout(keys[-1], ys, self.dropout)
+            ys = dropout(keys[-1], ys, self.dropout)
         return tuple(after), self._logits(params, ys)
 
     def step(
@@ -199,37 +200,43 @@ def next_token_nats(
     logits: Float[Array, "*positions vocabulary"],
     targets: Int[ArrayLike, "*positions"],
     mask: Bool[ArrayLike, "*positions"] | None = None,
+    *,
+    label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """The summed cross-entropy in nats over real positions, and their number.
 
-    Their ratio is the loss in nats per character; divided by ln 2 it is bits per character.
+    Their ratio is the loss in nats per token; divided by ln 2 it is bits per token. With label smoothing
+    ε over a vocabulary of V (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7), a
+    position costs::
+
+        −(1 − ε) log p(w) − (ε / V) Σ_v log p(v)
 
     Args:
       logits: scores of every token at every position.
       targets: the token that came.
       mask: False at positions that do not count; their logits may be anything.
+      label_smoothing: ε, in [0, 1).
+
+    Raises:
+      ValueError: for a label smoothing outside [0, 1).
 
     >>> nats, count = next_token_nats(jnp.zeros((2, 4)), jnp.array([0, 3]))
     >>> print(f"{nats / count:.4f}")  # ln 4
     1.3863
     """
+    check_fraction("label_smoothing", label_smoothing)
     targets = jnp.asarray(targets)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # a sum of thousands of terms
-    if mask is None:
-        nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return jnp.sum(nats), jnp.asarray(nats.size)
-    mask = jnp.asarray(mask)
-    logits = jnp.where(mask[..., None], logits, 0)
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        logits = jnp.where(mask[..., None], logits, 0)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if label_smoothing:
+        uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+        nats = (1 - label_smoothing) * nats + label_smoothing * uniform
+    if mask is None:
+        return jnp.sum(nats), jnp.asarray(nats.size)
     return jnp.sum(nats, where=mask), jnp.sum(mask)
-
-
-def _dropout(key: Array, ys: Array, rate: float) -> Array:
-    """Inverted dropout: features kept with probability 1 − rate, and scaled by its inverse."""
-    if rate == 0:
-        return ys
-    kept = jax.random.bernoulli(key, 1 - rate, ys.shape)
-    return jnp.where(kept, ys / (1 - rate), 0)
 
 
 def text_nats(
