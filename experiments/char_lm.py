@@ -24,10 +24,10 @@ from jax.sharding import Mesh
 from experiments.data.corpora import load_text, read_text
 from experiments.harness import run as runs
 from experiments.harness.command_line import main
-from experiments.harness.devices import batch_mesh, replicate, shard
+from experiments.harness.devices import batch_mesh, on_one_device, replicate, shard
 from experiments.harness.loop import Loop, train
 from experiments.harness.optimizer import adam
-from experiments.harness.plots import learning_curve
+from experiments.harness.plots import training_curves
 from experiments.harness.progress import counted
 from experiments.harness.writing import most_probable, print_texts, without_replacement, write
 from jaxrnn import GRU, LSTM, Elman
@@ -35,7 +35,6 @@ from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
 from jaxrnn.decoding.sampling import Feedback
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
-from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState, init_state
 from jaxrnn.training.truncated import StepMetrics, truncated_step
 
@@ -266,32 +265,25 @@ def shard_chunk(chunk: Chunk, mesh: Mesh) -> Chunk:
     return Chunk(inputs, targets, mask, replicate(chunk.first, mesh))
 
 
-def on_one_device(params: Any) -> Any:
-    """One copy of replicated parameters: reading one stream, or writing, has nothing to split."""
-    return jax.device_put(params, jax.devices()[0])
-
-
 def load_run(directory: Path) -> tuple[LanguageModel, Any, Vocabulary, Train]:
     """The best model of a run: model, parameters, vocabulary, settings."""
-    saved = runs.load_config(directory)
-    try:
-        config = Train(**{name: saved[name] for name in saved if name != "corpus_sha256"})
-    except TypeError as error:
-        raise ValueError(f"{directory}/config.json is no char_lm run: {error}") from error
+    config = runs.load_settings(directory, Train)
     vocabulary = Vocabulary.load(directory / "vocabulary.json")
     model = build_model(config, len(vocabulary))
-    if not (directory / "checkpoints").is_dir():
-        raise ValueError(f"{directory} holds no checkpoint yet")
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        runs.check_same_config(checkpoints.record(checkpoints.best)["config"], saved, directory)
-        state, _ = checkpoints.restore(checkpoints.best, like=build_training(config, model).state)
-    return model, on_one_device(state.params), vocabulary, config
+    return model, runs.best_params(directory, build_training(config, model).state), vocabulary, config
 
 
 def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray]) -> None:
     """The figures of the best checkpoint, the learning curve, and samples."""
     model, params, vocabulary, _ = load_run(out)
-    draw_learning_curve(out, config)
+    training_curves(
+        out,
+        {"training": "loss", "validation": "valid_estimate"},
+        per_step=config.batch_size * config.chunk_length / 1e6,
+        x_label="characters seen (millions)",
+        y_label="loss (nats per character)",
+        title=f"{config.cell} {config.hidden_size} × {config.layers} on {config.corpus}",
+    )
     figures = {}
     for name, ids in parts.items():
         with counted(f"measuring {len(ids):,} characters of {name} text") as on_chunk:
@@ -317,26 +309,6 @@ def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray
     valid, test, bits = (summary[f"{name}_per_char"] for name in ("valid_nats", "test_nats", "bits"))
     print(f"{'-' * 71}\nvalid {valid:.4f}, test {test:.4f} nats per character ({bits:.3f} bits)")
     print(f"{config.steps} steps in {seconds:.0f} s; all in {out}")
-
-
-def draw_learning_curve(out: Path, config: Train) -> None:
-    """Training and validation loss against characters seen."""
-    lines = runs.Metrics(out / "metrics.jsonl").read()
-    per_step = config.batch_size * config.chunk_length / 1e6
-    curves = {
-        name: (
-            [line["step"] * per_step for line in lines if key in line],
-            [line[key] for line in lines if key in line],
-        )
-        for name, key in {"training": "loss", "validation": "valid_estimate"}.items()
-    }
-    learning_curve(
-        out / "learning_curve.png",
-        curves,
-        x_label="characters seen (millions)",
-        y_label="loss (nats per character)",
-        title=f"{config.cell} {config.hidden_size} × {config.layers} on {config.corpus}",
-    )
 
 
 def sample_command(config: Sample) -> None:

@@ -351,7 +351,9 @@ class TestBadInput:
         error = self.fails(capsys, "sample", "--run", tmp_path)
         assert "holds no run: there is no config.json" in error
         (tmp_path / "config.json").write_text('{"experiment": "other"}')
-        assert "is no char_lm run" in self.fails(capsys, "sample", "--run", tmp_path)
+        assert "holds a run of another experiment: config.json has experiment" in self.fails(
+            capsys, "sample", "--run", tmp_path
+        )
         (tmp_path / "config.json").write_text('{"corp')
         assert "config.json is damaged" in self.fails(capsys, "sample", "--run", tmp_path)
 

@@ -16,6 +16,8 @@ def main(
     description: str,
     commands: Mapping[str, tuple[type, Callable[[Any], None]]],
     arguments: list[str] | None = None,
+    *,
+    split_cores: bool = True,
 ) -> None:
     """Run one of several sub-commands, the first of which is the default; exits with 2 on bad input.
 
@@ -23,8 +25,11 @@ def main(
       description: the experiment's docstring.
       commands: by name, a frozen dataclass of settings and the function that takes it.
       arguments: the command line; by default the process's own.
+      split_cores: whether every core becomes a device, which pays off where a step's gradients, that the
+        devices must exchange, are small beside its work; else the cores share one device's operations.
     """
-    use_all_cores()
+    if split_cores:
+        use_all_cores()
     arguments = sys.argv[1:] if arguments is None else arguments
     default = next(iter(commands))
     if arguments and arguments[0] in commands:

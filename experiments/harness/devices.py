@@ -32,6 +32,11 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def on_one_device(params: Any) -> Any:
+    """One copy of replicated parameters: reading one stream, or writing, has nothing to split."""
+    return jax.device_put(params, jax.devices()[0])
+
+
 def shard(tree: Any, mesh: Mesh, axis: int) -> Any:
     """The given axis of every leaf split over the devices."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch")))

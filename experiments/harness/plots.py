@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.harness.run import Metrics
+
 # Okabe & Ito (2008), without yellow, which vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"  # for readers who see no colours at all
@@ -46,6 +48,23 @@ def learning_curve(
     axes.grid(alpha=0.3)
     axes.legend()
     save(figure, path)
+
+
+def training_curves(
+    folder: Path, curves: Mapping[str, str], *, per_step: float, x_label: str, y_label: str, title: str
+) -> None:
+    """Draw figures of a run's metrics, each under its name, into ``learning_curve.png``.
+
+    ``per_step`` is what a step adds to x.
+    """
+    metrics = Metrics(folder / "metrics.jsonl")
+    learning_curve(
+        folder / "learning_curve.png",
+        {name: metrics.curve(key, per_step) for name, key in curves.items()},
+        x_label=x_label,
+        y_label=y_label,
+        title=title,
+    )
 
 
 def band(

@@ -13,15 +13,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
-from experiments.harness.devices import cores
+from experiments.harness.devices import cores, on_one_device
+from jaxrnn.training.checkpoint import Checkpoints
+from jaxrnn.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
 
 # Settings that may differ between a run and its continuation.
+# Its name ends a key of config.json that is no setting, but says what the settings were used on.
+DIGEST = "_sha256"
+
+Settings = TypeVar("Settings")
+
 NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every"}
 
 
@@ -90,6 +97,35 @@ def load_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def load_settings(directory: Path, kind: type[Settings]) -> Settings:
+    """The settings of the run in a folder, as its experiment's dataclass.
+
+    Raises:
+      ValueError: if it holds no run, or one of another experiment.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    saved = {n: v for n, v in load_config(directory).items() if not n.endswith(DIGEST)}
+    if unknown := saved.keys() - names:
+        given = ", ".join(sorted(unknown))
+        raise ValueError(f"{directory} holds a run of another experiment: config.json has {given}")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()})
+
+
+def best_params(directory: Path, like: TrainState) -> Any:
+    """The parameters of a run's best checkpoint, on one device.
+
+    Raises:
+      ValueError: if there is no checkpoint, or one that does not fit ``like`` or the run's settings.
+    """
+    if not (directory / "checkpoints").is_dir():
+        raise ValueError(f"{directory} holds no checkpoint yet")
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        record = checkpoints.record(checkpoints.best)
+        check_same_config(record["config"], load_config(directory), directory)
+        state, _ = checkpoints.restore(checkpoints.best, like=like)
+    return on_one_device(state.params)
+
+
 def config_record(config: Any) -> dict[str, Any]:
     """The settings of a run as JSON, without those that only say where and whether to continue."""
     record = dataclasses.asdict(config)
@@ -121,6 +157,11 @@ class Metrics:
     def read(self) -> list[dict[str, Any]]:
         """All whole lines."""
         return list(self._lines())
+
+    def curve(self, key: str, per_step: float = 1.0) -> tuple[list[float], list[float]]:
+        """The steps, each times ``per_step``, and the values at those where there is one."""
+        lines = [line for line in self._lines() if key in line]
+        return [line["step"] * per_step for line in lines], [line[key] for line in lines]
 
     def forget_after(self, step: int) -> None:
         """Drop the lines past a step, which a resumed run will write again."""

@@ -1,0 +1,158 @@
+"""From sentences to token ids and back: characters, words or byte pairs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from experiments.data.pairs import Pairs
+
+Tokens = Literal["char", "word", "bpe"]
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, START, END, UNKNOWN = range(len(SPECIAL))
+
+_ALL = 2**31 - 1  # no limit; the library's own would cut a vocabulary off without a word
+MOST_UNKNOWN = 0.5  # of a text's tokens
+
+
+def train_tokenizer(
+    lines: Iterable[str],
+    tokens: Tokens,
+    *,
+    vocabulary_size: int,
+    min_count: int,
+    lowercase: bool,
+) -> Tokenizer:
+    """A tokeniser of ``lines``. Words and byte pairs remember the space before them, so that decoding
+    gives the very text back; punctuation stands alone.
+
+    Args:
+      lines: sentences of the training side.
+      tokens: "char", "word", or "bpe" (Sennrich et al. 2016, "Neural machine translation of rare words
+        with subword units").
+      vocabulary_size: most tokens of byte-pair encoding; characters and words have no limit.
+      min_count: a word, or a pair of tokens, that comes less often is no token.
+      lowercase: whether upper case is lost.
+
+    Raises:
+      ValueError: for an unknown kind of token.
+
+    >>> options = {"vocabulary_size": 8000, "min_count": 1, "lowercase": False}
+    >>> tokenizer = train_tokenizer(["a cat, a dog"], "word", **options)
+    >>> tokenizer.encode("a dog, a bird").tokens
+    ['▁a', '▁dog', ',', '▁a', '<unk>']
+    """
+    special = list(SPECIAL)
+    trainer: trainers.BpeTrainer | trainers.WordLevelTrainer
+    if tokens == "bpe":
+        tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN]))
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocabulary_size, min_frequency=min_count, special_tokens=special, show_progress=False
+        )
+    elif tokens in ("char", "word"):
+        tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=_ALL,
+            min_frequency=min_count if tokens == "word" else 1,
+            special_tokens=special,
+            show_progress=False,
+        )
+    else:
+        raise ValueError(f"tokens must be char, word or bpe, got {tokens!r}")
+    if tokens == "char":
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
+        )
+        tokenizer.decoder = decoders.Metaspace()
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.train_from_iterator(lines, trainer)
+    return _text_only(tokenizer)
+
+
+class Vocabularies(NamedTuple):
+    """The tokenisers of both sides; the same one where there is a joint vocabulary."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The tokens of each side."""
+        return self.source.get_vocab_size(), self.target.get_vocab_size()
+
+    def same_as(self, other: "Vocabularies") -> bool:
+        """Whether both split every text alike."""
+        return all(a.to_str() == b.to_str() for a, b in zip(self, other, strict=True))
+
+    @classmethod
+    def train(cls, pairs: Pairs, tokens: Tokens, *, joint: bool, **options: Any) -> "Vocabularies":
+        """Tokenisers of the two sides of training pairs, or one of both; options as ``train_tokenizer``."""
+        sides = [[*pairs.source, *pairs.target]] if joint else pairs
+        trained = [train_tokenizer(lines, tokens, **options) for lines in sides]
+        return cls(trained[0], trained[-1])
+
+    def save(self, folder: Path) -> None:
+        """Write ``source_vocabulary.json`` and ``target_vocabulary.json``."""
+        for name, tokenizer in self._asdict().items():
+            (folder / f"{name}_vocabulary.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabularies":
+        """What ``save`` wrote.
+
+        Raises:
+          ValueError: if a file is missing or damaged.
+        """
+        tokenizers = []
+        for name in cls._fields:
+            path = folder / f"{name}_vocabulary.json"
+            try:
+                tokenizers.append(_text_only(Tokenizer.from_str(path.read_text(encoding="utf-8"))))
+            except Exception as error:  # the library raises nothing narrower
+                raise ValueError(f"{path} is missing or damaged: {error}") from error
+        return cls(*tokenizers)
+
+
+def encode(tokenizer: Tokenizer, lines: Sequence[str]) -> list[np.ndarray]:
+    """The ids of every sentence, without start and end."""
+    return [np.array(found.ids, np.int32) for found in tokenizer.encode_batch(list(lines))]
+
+
+def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
+    """The sentence up to its end token; unknown tokens are left out."""
+    kept = []
+    for token in ids:
+        if token == END:
+            break
+        kept.append(int(token))
+    return tokenizer.decode(kept)
+
+
+def check_known(name: str, encoded: Sequence[np.ndarray], lines: Sequence[str]) -> int:
+    """The number of tokens that the vocabulary lacks.
+
+    Raises:
+      ValueError: if they are most of the text, which is then in another language or script.
+    """
+    unknown = sum(int(np.sum(ids == UNKNOWN)) for ids in encoded)
+    total = sum(map(len, encoded))
+    if unknown > MOST_UNKNOWN * total:
+        first = next(line for line, ids in zip(lines, encoded, strict=True) if UNKNOWN in ids)
+        raise ValueError(
+            f"the run's vocabulary does not fit the {name}: it lacks {unknown:,} of {total:,} tokens; "
+            f"first in {first[:60]!r}"
+        )
+    return unknown
+
+
+def _text_only(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokeniser to which "</s>" in a text is four characters and no more; this is not saved with it."""
+    tokenizer.encode_special_tokens = True
+    return tokenizer

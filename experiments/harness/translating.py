@@ -1,0 +1,221 @@
+"""What translation models do with text: translate it, score it, and show where they looked."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import sacrebleu
+
+from experiments.data.batches import Batch, EncodedPair, batches_in_order, encode_pairs
+from experiments.data.pairs import Pairs
+from experiments.data.tokens import END, START, Vocabularies, check_known, decode, encode
+from experiments.harness.plots import save
+from jaxrnn.decoding import beam_search, ensemble, forced_score
+from jaxrnn.models.seq2seq import Encoded, Seq2Seq
+
+BATCH = 64  # sentences translated or scored side by side
+LONGEST = (3, 20)  # a translation ends after 3 times as many tokens as the padded source, and 20
+PICTURES = 4
+
+OnBatch = Callable[[int, int], None]
+
+
+class Translator(NamedTuple):
+    """Trained models, one or several that share their vocabularies, and their text."""
+
+    models: tuple[tuple[Seq2Seq, Any], ...]  # with their parameters
+    vocabularies: Vocabularies
+    lowercase: bool
+
+
+class Hypothesis(NamedTuple):
+    """A translation, and how it came about."""
+
+    text: str
+    score: float  # log-probability in nats, divided by the length penalty
+    ended: bool  # False where it was cut off
+    source_pieces: list[str | None]
+    pieces: list[str | None]  # the end token included
+    weights: np.ndarray | None  # attention (pieces, source_pieces), averaged over the models that have it
+
+
+def translate(
+    translator: Translator,
+    lines: Sequence[str],
+    *,
+    beam: int,
+    length_penalty: float,
+    on_batch: OnBatch = lambda done, total: None,
+) -> list[list[Hypothesis]]:
+    """For every line the hypotheses of a beam, best first.
+
+    Raises:
+      ValueError: for text that the vocabulary does not fit.
+    """
+    sources = encode(translator.vocabularies.source, lines)
+    check_known("source text", sources, lines)
+    pairs = [EncodedPair(source, np.zeros(0, np.int32)) for source in sources]
+    found: list[list[Hypothesis]] = [[] for _ in lines]
+    size = min(BATCH, 1 << (len(lines) - 1).bit_length())
+    for done, (indices, batch) in enumerate(batches_in_order(pairs, (), size), start=1):
+        step, state, context = _start(translator, batch)
+        beams = jax.device_get(
+            beam_search(
+                step,
+                state,
+                start=START,
+                end=END,
+                max_length=LONGEST[0] * len(batch.source) + LONGEST[1],
+                beam_size=beam,
+                length_penalty=length_penalty,
+                context=context,
+            )
+        )
+        for lane, index in enumerate(indices):
+            found[index] = _hypotheses(translator, sources[index], beams, lane)
+        on_batch(done * size, len(lines))
+    return found
+
+
+def score(
+    translator: Translator, pairs: Pairs, on_batch: OnBatch = lambda done, total: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probability in nats of every target given its source, and its tokens, the end included.
+
+    Raises:
+      ValueError: for text that the vocabularies do not fit.
+    """
+    encoded = encode_pairs(translator.vocabularies, pairs)
+    for name, side, lines in zip(("source", "target"), zip(*encoded, strict=True), pairs, strict=True):
+        check_known(f"{name} text", side, lines)
+    scores = np.zeros(len(encoded))
+    for done, (indices, batch) in enumerate(batches_in_order(encoded, (), BATCH), start=1):
+        step, state, context = _start(translator, batch)
+        nats = forced_score(
+            step, state, batch.targets.T, start=START, lengths=batch.target_lengths, context=context
+        )
+        scores[indices] = np.asarray(nats)[: len(indices)]
+        on_batch(done * BATCH, len(encoded))
+    return scores, np.array([len(pair.target) + 1 for pair in encoded])
+
+
+def measure(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool) -> dict[str, Any]:
+    """BLEU and chrF with sacrebleu's signatures, and the part of translations that are exactly right."""
+    bleu, chrf = sacrebleu.BLEU(lowercase=lowercase), sacrebleu.CHRF(lowercase=lowercase)
+    fold = str.lower if lowercase else str
+    exact = [fold(h) == fold(r) for h, r in zip(hypotheses, references, strict=True)]
+    return {
+        "bleu": bleu.corpus_score(hypotheses, [references]).score,
+        "chrf": chrf.corpus_score(hypotheses, [references]).score,
+        "exact_match": sum(exact) / len(exact),
+        "bleu_signature": str(bleu.get_signature()),
+        "chrf_signature": str(chrf.get_signature()),
+    }
+
+
+def evaluate(
+    translator: Translator,
+    pairs: Pairs,
+    *,
+    beam: int,
+    length_penalty: float,
+    on_batch: OnBatch = lambda done, total: None,
+) -> tuple[dict[str, Any], list[Hypothesis]]:
+    """Figures of a model on pairs, and its best translations."""
+    found = translate(translator, pairs.source, beam=beam, length_penalty=length_penalty, on_batch=on_batch)
+    best = [hypotheses[0] for hypotheses in found]
+    nats, tokens = score(translator, pairs)
+    figures = measure([h.text for h in best], pairs.target, lowercase=translator.lowercase)
+    nats_per_token = -float(nats.sum()) / int(tokens.sum())
+    figures |= {
+        "nats_per_token": nats_per_token,
+        "perplexity": math.exp(nats_per_token),
+        "sentences": len(best),
+        "cut_off": sum(not hypothesis.ended for hypothesis in best),
+        "beam": beam,
+        "length_penalty": length_penalty,
+    }
+    return figures, best
+
+
+def described(figures: dict[str, Any]) -> str:
+    """Figures of an evaluation in words."""
+    cut = f"; {figures['cut_off']} cut off" if figures["cut_off"] else ""
+    return (
+        f"{figures['sentences']:,} sentences: exact match {figures['exact_match']:.2%}, "
+        f"BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, "
+        f"perplexity {figures['perplexity']:.3f}{cut}\n"
+        f"{figures['bleu_signature']}"
+    )
+
+
+def attention_picture(path: Path, hypotheses: Sequence[Hypothesis]) -> None:
+    """Draw where a model with attention looked, a panel for each of the first translations."""
+    shown = hypotheses[:PICTURES]
+    columns = min(2, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(5.6 * columns, 4.8 * rows), dpi=110, layout="constrained", squeeze=False
+    )
+    for panel in axes.flat[len(shown) :]:
+        panel.remove()
+    for panel, hypothesis in zip(axes.flat, shown, strict=False):
+        image = panel.imshow(hypothesis.weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        panel.set_xticks(range(len(hypothesis.source_pieces)), hypothesis.source_pieces, rotation=90)
+        panel.set_yticks(range(len(hypothesis.pieces)), hypothesis.pieces)
+        panel.set(xlabel="source", ylabel="translation")
+        small = max(len(hypothesis.source_pieces), len(hypothesis.pieces)) > 25
+        panel.tick_params(labelsize=6 if small else 9)
+    figure.colorbar(image, ax=axes, label="attention weight", shrink=0.6)
+    save(figure, path)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(model: Seq2Seq, params: Any, source: Any, lengths: Any) -> Encoded:
+    return model.encode(params, source, lengths=lengths)
+
+
+def _start(translator: Translator, batch: Batch) -> tuple[Any, Any, Any]:
+    """The step of one model or of the ensemble, its state and its context.
+
+    Lanes of length 0 read the first sentence once more: what they write must end, too.
+    """
+    empty = batch.source_lengths == 0
+    source = np.where(empty, batch.source[:, :1], batch.source)
+    lengths = np.where(empty, batch.source_lengths[0], batch.source_lengths)
+    encoded = [_encode(model, params, source, lengths) for model, params in translator.models]
+    steps = [jax.tree_util.Partial(model.step, params) for model, params in translator.models]
+    if len(steps) == 1:
+        return steps[0], encoded[0].carry, encoded[0].memory
+    states, contexts = (tuple(parts) for parts in zip(*encoded, strict=True))
+    return ensemble(steps), states, contexts
+
+
+def _hypotheses(translator: Translator, source: np.ndarray, beams: Any, lane: int) -> list[Hypothesis]:
+    """The hypotheses of one lane."""
+    vocabularies = translator.vocabularies
+    source_pieces = [vocabularies.source.id_to_token(i) for i in source.tolist()]
+    found = []
+    for slot, score in enumerate(beams.scores[lane].tolist()):
+        if math.isnan(score):
+            raise ValueError("the model's logits are not finite: it gives no translation a probability")
+        if score == -math.inf:
+            continue
+        tokens = beams.tokens[lane, slot, : beams.lengths[lane, slot]].tolist()
+        weights = [w[lane, slot, : len(tokens), : len(source)] for w in jax.tree.leaves(beams.extras)]
+        found.append(
+            Hypothesis(
+                decode(vocabularies.target, tokens),
+                score,
+                tokens[-1] == END,
+                source_pieces,
+                [vocabularies.target.id_to_token(i) for i in tokens],
+                np.mean(weights, axis=0) if weights else None,
+            )
+        )
+    return found

@@ -1,0 +1,218 @@
+"""What does each step of the road from RNN to attention bring? One table, same budget, several seeds.
+
+    python -m experiments.translation_ablation
+
+trains five translation models of growing means with three seeds each, English to French, on 20,000 pairs
+of Tatoeba (downloaded once), and takes about an hour on two CPU cores. Interrupted, it goes on with
+``--out DIR --resume``: what is done is not done again.
+
+- plain: an encoder, and a decoder that starts from its last state (Cho et al. 2014; Sutskever et al. 2014);
+- reversed: the source is read from its end, which Sutskever et al. (2014, section 3.3) found to help;
+- bidirectional: it is read in both directions;
+- attention: the decoder looks back at every source token (Bahdanau et al. 2015);
+- input feeding: it is told where it has looked (Luong et al. 2015, section 3.3).
+
+For each, BLEU by the length of the source sentence (the figure of Cho et al. 2014, and figure 2 of Bahdanau
+et al. 2015); and for the last, BLEU by beam width.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.data.pairs import Pairs, lines_of
+from experiments.harness import run as runs
+from experiments.harness.command_line import main
+from experiments.harness.plots import band, save
+from experiments.harness.translating import measure, translate
+from experiments.translation import Train, load_run, train_command
+from jaxrnn.checks import check_positive
+
+ROAD: dict[str, dict[str, Any]] = {
+    "plain": {"bidirectional": False, "attention": "none"},
+    "reversed": {"bidirectional": False, "attention": "none", "reverse": True},
+    "bidirectional": {"bidirectional": True, "attention": "none"},
+    "attention": {"bidirectional": True, "attention": "additive", "input_feeding": False},
+    "input feeding": {"bidirectional": True, "attention": "additive", "input_feeding": True},
+}
+LENGTHS = (1, 4, 6, 8, 10, 12, 16, 100)  # bounds of the groups of source sentences, in words
+BEAMS = (1, 2, 4, 8, 12)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Train every model of the road, and compare them."""
+
+    data: str = "tatoeba_en_fr"
+    """As of experiments.translation: a named set, two files, or one."""
+    languages: str | None = None
+    """SOURCE-TARGET of a named set; None: its own."""
+    pairs: int = 20_000
+    """Training pairs, always the same ones."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A run of each model for each."""
+    steps: int = 2000
+    """Training steps of each run."""
+    hidden_size: int = 256
+    """Hidden units of each direction."""
+    embedding_size: int = 128
+    """Size of the token embeddings, and of what the output reads where there is attention."""
+    vocabulary_size: int = 4000
+    """Most tokens of each side's byte-pair encoding."""
+    batch_size: int = 64
+    """Pairs of a step."""
+    out: Path | None = None
+    """Folder of the study, with one for each run in it; by default out/translation_ablation/<date-time>."""
+    resume: bool = False
+    """Continue the study in --out: finished runs are kept, the interrupted one goes on."""
+
+
+def ablate(config: Ablation) -> None:
+    """All runs, then the comparison."""
+    for name in ("pairs", "steps", "hidden_size", "embedding_size", "vocabulary_size", "batch_size"):
+        check_positive(name, getattr(config, name))
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise ValueError(f"seeds must be one or more, each once, got {config.seeds}")
+    out = config.out or runs.default_directory("translation_ablation")
+    runs.check_out(out, resume=config.resume)
+    record = runs.config_record(config)
+    if config.resume:
+        runs.check_same_config(runs.load_config(out), record, out)
+    else:
+        runs.create(out, record, fill=lambda folder: None)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in ROAD}
+    for seed in config.seeds:
+        for name in ROAD:
+            results[name].append(one_run(config, out, name, seed))
+    finish(config, out, results)
+
+
+def one_run(config: Ablation, out: Path, name: str, seed: int) -> dict[str, Any]:
+    """Train and measure one model, unless that is done already: its figures."""
+    folder = out / f"{name.replace(' ', '_')}_{seed}"
+    if (folder / "ablation.json").is_file():
+        return json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+    print(f"\n{name}, seed {seed}", flush=True)
+    own = {"seeds", "out", "resume"}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in own}
+    if not (folder / "summary.json").is_file():
+        resume = (folder / "config.json").is_file()
+        train_command(Train(**settings, **ROAD[name], seed=seed, out=folder, resume=resume), whole=out)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    kept = ("test_bleu", "test_chrf", "test_exact_match", "test_perplexity", "parameters", "train_seconds")
+    figures = {key: summary[key] for key in kept} | {"bleu_by_length": bleu_by_length(folder)}
+    if name == list(ROAD)[-1]:
+        figures["bleu_by_beam"] = bleu_by_beam(folder)
+    runs.write_json(folder / "ablation.json", figures)
+    return figures
+
+
+def texts(folder: Path) -> tuple[Pairs, list[str]]:
+    """A run's test pairs, and its translations of them."""
+    names = ("test_source", "test_target", "translations")
+    source, target, found = (lines_of((folder / f"{name}.txt").read_text("utf-8")) for name in names)
+    return Pairs(source, target), found
+
+
+def bleu_by_length(folder: Path) -> list[float]:
+    """BLEU of the sentences whose source has LENGTHS[i] to LENGTHS[i + 1] − 1 words."""
+    pairs, found = texts(folder)
+    group = np.digitize([len(line.split()) for line in pairs.source], LENGTHS[1:-1])
+    return [
+        bleu([found[i] for i in members], [pairs.target[i] for i in members])
+        for members in (np.flatnonzero(group == g).tolist() for g in range(len(LENGTHS) - 1))
+    ]
+
+
+def bleu_by_beam(folder: Path) -> list[float]:
+    """BLEU of the test translations by beam width."""
+    translator, settings = load_run(folder)
+    pairs, _ = texts(folder)
+    scores = []
+    for beam in BEAMS:
+        found = translate(translator, pairs.source, beam=beam, length_penalty=settings.length_penalty)
+        scores.append(bleu([hypotheses[0].text for hypotheses in found], pairs.target))
+    return scores
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """BLEU of some sentences; not a number for none."""
+    if not hypotheses:
+        return float("nan")
+    return measure(hypotheses, references, lowercase=False)["bleu"]
+
+
+def finish(config: Ablation, out: Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """The table, the summary, and the figures."""
+    table = {name: spread(of) for name, of in results.items()}
+    head = ("model", "BLEU", "chrF", "exact %", "perplexity", "parameters", "seconds")
+    print("\n{:<14} {:>20} {:>18} {:>18} {:>18} {:>10} {:>7}".format(*head))
+    for name, of in table.items():
+        percent = [100 * value for value in of["test_exact_match"]]
+        columns = (of["test_bleu"], of["test_chrf"], percent, of["test_perplexity"])
+        shown = ["{:.2f} ({:.2f}–{:.2f})".format(*column) for column in columns]
+        print(
+            f"{name:<14} {shown[0]:>20} {shown[1]:>18} {shown[2]:>18} {shown[3]:>18} "
+            f"{of['parameters'][0]:>10,} {of['train_seconds'][0]:>7.0f}"
+        )
+    print(f"median (least–largest) of {len(config.seeds)} seeds; all in {out}")
+    summary = {
+        "median_least_largest": table,
+        "runs": results,
+        "seeds": config.seeds,
+        "lengths": LENGTHS,
+        "beams": BEAMS,
+        "settings": runs.config_record(config),
+        **runs.environment("tokenizers", "sacrebleu", "grain"),
+    }
+    runs.write_json(out / "summary.json", summary)
+    draw_by_length(out, results)
+    draw_by_beam(out, results)
+
+
+def spread(of: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Median, least and largest of every single figure."""
+    numbers = [key for key, value in of[0].items() if not isinstance(value, list)]
+    return {
+        key: [float(f([run[key] for run in of])) for f in (np.median, np.min, np.max)] for key in numbers
+    }
+
+
+def draw_by_length(out: Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """BLEU against the length of the source, a line a model."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.6), dpi=130, layout="constrained")
+    places = np.arange(len(LENGTHS) - 1)
+    for index, (name, of) in enumerate(results.items()):
+        band(axes, places, [run["bleu_by_length"] for run in of], label=name, index=index)
+    last = len(LENGTHS) - 2
+    names = [
+        f"{a} or more" if i == last else f"{a}–{b - 1}"
+        for i, (a, b) in enumerate(itertools.pairwise(LENGTHS))
+    ]
+    axes.set_xticks(places, names)
+    axes.set(xlabel="words of the source sentence", ylabel="BLEU", title="Test BLEU by source length")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, out / "bleu_by_length.png")
+
+
+def draw_by_beam(out: Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """BLEU of the last model against the beam's width."""
+    name, of = list(results.items())[-1]
+    figure, axes = plt.subplots(figsize=(6, 3.8), dpi=130, layout="constrained")
+    band(axes, BEAMS, [run["bleu_by_beam"] for run in of], label=name, index=0)
+    axes.set_xticks(BEAMS)
+    axes.set(xlabel="beam width", ylabel="BLEU", title=f"Test BLEU by beam width ({name})")
+    axes.grid(alpha=0.3)
+    save(figure, out / "bleu_by_beam.png")
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", {"train": (Ablation, ablate)}, split_cores=False)

@@ -1,0 +1,148 @@
+"""Parallel text: what counts as a pair, how it is split, and what is refused."""
+
+import gzip
+import hashlib
+import zipfile
+
+import pytest
+
+from experiments.data import pairs
+from experiments.data.corpora import RemoteFile
+from experiments.data.pairs import (
+    NUMBERS_BELOW,
+    Pairs,
+    load_pairs,
+    normalized,
+    number_names,
+    read_pairs,
+    split_by,
+    subset,
+)
+
+
+def remote(path):
+    return RemoteFile(path.name, "http://127.0.0.1:1/", hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.mark.slow
+def test_numbers_are_named_and_never_shared(told):
+    english = number_names(None, told.append)
+    assert [len(part.source) for part in english] == [12_000, 1_000, 1_000]
+    texts = [set(part.source) for part in english]
+    assert sum(map(len, texts)) == len(set().union(*texts)) == 14_000
+    named = dict(pair for part in english for pair in zip(part.source, part.target, strict=True))
+    assert named["three hundred and ninety-nine"] == "trois cent quatre-vingt-dix-neuf"
+    assert named["seven"] == "sept"
+    lengths = sorted(map(len, english.test.source))
+    assert lengths[0] < 15
+    assert lengths[-1] > 70
+    assert not told
+    german = number_names("en-de", told.append)  # the same numbers, in one word each
+    assert german.test.source == english.test.source
+    assert max(len(name) for name in german.test.target) > 50
+    assert not any(" " in name for name in german.test.target)
+    assert NUMBERS_BELOW == 1_000_000
+
+
+def test_sentences_of_one_side_stay_together():
+    """Every English sentence in one part only, whatever the order of the lines."""
+    english = [f"sentence {n // 3}" for n in range(600)]
+    french = [f"phrase {n}" for n in range(600)]
+    split = split_by(Pairs(english, french), side="source")
+    parts = [set(part.source) for part in split]
+    assert [len(part) for part in parts] == [180, 10, 10]
+    assert len(set().union(*parts)) == 200
+    assert sorted(line for part in split for line in part.target) == sorted(french)
+    for part in split:
+        assert all(
+            int(s.split()[1]) == int(t.split()[1]) // 3
+            for s, t in zip(part.source, part.target, strict=True)
+        )
+    backward = split_by(Pairs(french[::-1], english[::-1]), side="target")
+    assert [set(part.target) for part in backward] == parts
+    few = subset(split.train, 50)
+    assert len(few.source) == 50
+    assert few == subset(split.train, 50)
+    assert set(few.target) <= set(split.train.target)
+    assert subset(split.train, 10_000) == split.train
+    with pytest.raises(ValueError, match="at least 20 different sentences are needed, got 19"):
+        split_by(Pairs(english[:57], french[:57]), side="source")
+
+
+def test_multi30k_and_tatoeba(tmp_path, monkeypatch, told):
+    monkeypatch.setenv("JAXRNN_DATA", str(tmp_path))
+    (tmp_path / "multi30k").mkdir()
+    (tmp_path / "tatoeba_en_fr").mkdir()
+    found = {}
+    for part in ("train", "val", "test_2016_flickr"):
+        for language in ("de", "en", "fr"):
+            path = tmp_path / "multi30k" / f"{part}.{language}.gz"
+            path.write_bytes(gzip.compress(f"{language} {part}\u00a01\n{language} 2\u2028b\n".encode()))
+            found[part, language] = remote(path)
+    monkeypatch.setattr(pairs, "MULTI30K", found)
+    text = load_pairs("multi30k", None, told.append)
+    assert text.train == Pairs(["de train 1", "de 2 b"], ["en train 1", "en 2 b"])
+    assert text.valid.source[0] == "de val 1"
+    assert load_pairs("multi30k", "fr-de", told.append).test.target[0] == "de test_2016_flickr 1"
+    path = tmp_path / "tatoeba_en_fr" / "fra-eng.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        lines = [f"Go {n // 2}.\tVa\u202f{n}\u00a0!" for n in range(80)]
+        archive.writestr("fra.txt", "\n".join(lines) + "\n")
+    monkeypatch.setattr(pairs, "TATOEBA", remote(path))
+    english = load_pairs("tatoeba_en_fr", None, told.append)
+    french = load_pairs("tatoeba_en_fr", "fr-en", told.append)
+    assert english.test == Pairs(french.test.target, french.test.source)
+    assert len(english.test.source) == len(english.valid.source) == 4
+    assert "Va 7 !" in [line for part in english for line in part.target]
+    assert not told
+
+
+def test_files(tmp_path, told):
+    source, target, table = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.tsv"
+    source.write_text("one\n\n two  words \nthree\x0cfour\n", encoding="utf-8")
+    target.write_text("eins\nleer\nzwei\u00a0Wörter\n \n", encoding="utf-8")
+    expected = Pairs(["one", "two words"], ["eins", "zwei Wörter"])
+    assert read_pairs(f"{source},{target}", told.append) == expected
+    assert told == [f"{source},{target}: 2 of 4 lines are blank on a side and left out"]
+    table.write_text("one\teins\tand more\n\ntwo words\tzwei Wörter\n", encoding="utf-8")
+    assert read_pairs(str(table), told.append) == expected
+    assert "1 of 3 lines" in told[1]
+    lines = [f"line {n}" for n in range(100)]
+    source.write_text("\n".join(lines))
+    target.write_text("\n".join(lines) + "\n")
+    assert [len(part.source) for part in load_pairs(f"{source},{target}", None, told.append)] == [90, 5, 5]
+
+
+def test_normalized():
+    assert normalized(" Va\u202f!\u00a0 cafe\u0301 ") == "Va ! café"
+
+
+def test_bad_input(tmp_path, told):
+    paths = [tmp_path / name for name in "abcd"]
+    for path, text in zip(paths, ("1\n2\n3\n", "1\n2\n", "\n\n\n", "1\t2\n3\n"), strict=True):
+        path.write_text(text)
+    a, b, blank, table = paths
+    for data, languages, message in (
+        (f"{a},{b}", None, f"as many lines: {a} has 3, {b} has 2"),
+        (f"{a},{blank}", None, "holds no pair of two sentences among 3 lines"),
+        (f"{a},{b},{a}", None, "two files SOURCE,TARGET, got 3"),
+        (str(table), None, "line 2: expected SOURCE<TAB>TARGET, got no tab"),
+        (f"{a},{tmp_path / 'none'}", None, "none cannot be read: No such file"),
+        ("klingon", None, "is none of numbers, multi30k, tatoeba_en_fr, no file"),
+        (f"{a},{a}", "de-en", "--languages chooses from a named set"),
+        (
+            "numbers",
+            "en-xx",
+            "languages of numbers: expected two of am, ar, .* as SOURCE-TARGET, got 'en-xx'",
+        ),
+        ("numbers", "en", "got 'en'"),
+        ("multi30k", "de-de", "expected two of de, en, fr as SOURCE-TARGET, got 'de-de'"),
+        ("tatoeba_en_fr", "de-en", "expected two of en, fr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_pairs(data, languages, told.append)
