@@ -32,7 +32,7 @@ from experiments.harness import run as runs
 from experiments.harness.command_line import main
 from experiments.harness.plots import band, save
 from experiments.harness.translating import measure, translate
-from experiments.translation import Train, load_run, train_command
+from experiments.translation import Train, check_settings, load_data, load_run, train_command
 from jaxrnn.checks import check_positive
 
 ROAD: dict[str, dict[str, Any]] = {
@@ -58,13 +58,13 @@ class Ablation:
     """Training pairs, always the same ones."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A run of each model for each."""
-    steps: int = 2000
+    steps: int = 1500
     """Training steps of each run."""
     hidden_size: int = 256
     """Hidden units of each direction."""
     embedding_size: int = 128
     """Size of the token embeddings, and of what the output reads where there is attention."""
-    vocabulary_size: int = 4000
+    vocabulary_size: int = 2000
     """Most tokens of each side's byte-pair encoding."""
     batch_size: int = 64
     """Pairs of a step."""
@@ -82,6 +82,10 @@ def ablate(config: Ablation) -> None:
         raise ValueError(f"seeds must be one or more, each once, got {config.seeds}")
     out = config.out or runs.default_directory("translation_ablation")
     runs.check_out(out, resume=config.resume)
+    check_settings(settings_of(config, "plain", seed=0))
+    load_data(
+        settings_of(config, "plain", seed=0)
+    )  # what is wrong with it must show before a folder is made
     record = runs.config_record(config)
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
@@ -94,17 +98,23 @@ def ablate(config: Ablation) -> None:
     finish(config, out, results)
 
 
+def settings_of(config: Ablation, name: str, seed: int) -> Train:
+    """The settings of one run."""
+    own = {"seeds", "out", "resume"}
+    shared = {key: value for key, value in dataclasses.asdict(config).items() if key not in own}
+    return Train(**shared, **ROAD[name], seed=seed)
+
+
 def one_run(config: Ablation, out: Path, name: str, seed: int) -> dict[str, Any]:
     """Train and measure one model, unless that is done already: its figures."""
     folder = out / f"{name.replace(' ', '_')}_{seed}"
     if (folder / "ablation.json").is_file():
         return json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
     print(f"\n{name}, seed {seed}", flush=True)
-    own = {"seeds", "out", "resume"}
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in own}
     if not (folder / "summary.json").is_file():
         resume = (folder / "config.json").is_file()
-        train_command(Train(**settings, **ROAD[name], seed=seed, out=folder, resume=resume), whole=out)
+        settings = settings_of(config, name, seed)
+        train_command(dataclasses.replace(settings, out=folder, resume=resume), whole=out)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     kept = ("test_bleu", "test_chrf", "test_exact_match", "test_perplexity", "parameters", "train_seconds")
     figures = {key: summary[key] for key in kept} | {"bleu_by_length": bleu_by_length(folder)}
@@ -121,7 +131,7 @@ def texts(folder: Path) -> tuple[Pairs, list[str]]:
     return Pairs(source, target), found
 
 
-def bleu_by_length(folder: Path) -> list[float]:
+def bleu_by_length(folder: Path) -> list[float | None]:
     """BLEU of the sentences whose source has LENGTHS[i] to LENGTHS[i + 1] − 1 words."""
     pairs, found = texts(folder)
     group = np.digitize([len(line.split()) for line in pairs.source], LENGTHS[1:-1])
@@ -131,7 +141,7 @@ def bleu_by_length(folder: Path) -> list[float]:
     ]
 
 
-def bleu_by_beam(folder: Path) -> list[float]:
+def bleu_by_beam(folder: Path) -> list[float | None]:
     """BLEU of the test translations by beam width."""
     translator, settings = load_run(folder)
     pairs, _ = texts(folder)
@@ -142,10 +152,10 @@ def bleu_by_beam(folder: Path) -> list[float]:
     return scores
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of some sentences; not a number for none."""
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float | None:
+    """BLEU of some sentences; None for none."""
     if not hypotheses:
-        return float("nan")
+        return None
     return measure(hypotheses, references, lowercase=False)["bleu"]
 
 
@@ -190,7 +200,8 @@ def draw_by_length(out: Path, results: dict[str, list[dict[str, Any]]]) -> None:
     figure, axes = plt.subplots(figsize=(7.5, 4.6), dpi=130, layout="constrained")
     places = np.arange(len(LENGTHS) - 1)
     for index, (name, of) in enumerate(results.items()):
-        band(axes, places, [run["bleu_by_length"] for run in of], label=name, index=index)
+        scores = np.array([run["bleu_by_length"] for run in of], dtype=float)  # None becomes NaN
+        band(axes, places, scores, label=name, index=index)
     last = len(LENGTHS) - 2
     names = [
         f"{a} or more" if i == last else f"{a}–{b - 1}"

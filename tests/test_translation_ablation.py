@@ -1,0 +1,94 @@
+"""The ablation as users run it, on digits: every model, the comparison, and that nothing is done twice."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import translation_ablation
+from experiments.harness import command_line
+from experiments.translation_ablation import LENGTHS, ROAD
+from tests.test_translation import pairs_of_digits
+
+SMALL = [
+    "--steps",
+    "40",
+    "--pairs",
+    "200",
+    "--hidden-size",
+    "16",
+    "--embedding-size",
+    "8",
+    "--seeds",
+    "0",
+    "3",
+]
+
+
+def run(*arguments):
+    """The command line, in this process, which already has its devices."""
+    commands = {"train": (translation_ablation.Ablation, translation_ablation.ablate)}
+    command_line.main("", commands, [str(argument) for argument in arguments], split_cores=False)
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, lines in zip(("en", "de"), pairs_of_digits(300), strict=True):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return f"{tmp_path / 'en'},{tmp_path / 'de'}"
+
+
+@pytest.mark.slow
+def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
+    """Killed after some runs it goes on with the rest, and the figures are those of its runs."""
+    out, trained = tmp_path / "study", []
+    original = translation_ablation.train_command
+
+    def counted(config, whole):
+        if len(trained) == 3 and not (tmp_path / "once").exists():
+            (tmp_path / "once").touch()
+            raise SystemExit(143)
+        trained.append(config.out.name)
+        original(config, whole)
+
+    monkeypatch.setattr(translation_ablation, "train_command", counted)
+    with pytest.raises(SystemExit):
+        run("--data", files, "--out", out, *SMALL)
+    assert not (out / "summary.json").exists()
+    run("--data", files, "--out", out, *SMALL, "--resume")
+    names = [name.replace(" ", "_") for name in ROAD]
+    assert trained == [f"{name}_{seed}" for seed in (0, 3) for name in names]
+    summary = json.loads((out / "summary.json").read_text())
+    table = capsys.readouterr().out.split("perplexity")[-1]
+    for name in ROAD:
+        finals = [
+            json.loads((out / f"{name.replace(' ', '_')}_{seed}" / "summary.json").read_text())["test_bleu"]
+            for seed in (0, 3)
+        ]
+        assert summary["median_least_largest"][name]["test_bleu"] == [
+            np.mean(finals),
+            min(finals),
+            max(finals),
+        ]
+        assert f"{np.mean(finals):.2f} ({min(finals):.2f}–{max(finals):.2f})" in table
+        for of in summary["runs"][name]:
+            assert len(of["bleu_by_length"]) == len(LENGTHS) - 1
+            assert of["bleu_by_length"][0] is not None
+            assert of["bleu_by_length"][-1] is None  # no digits are as long
+    assert len(summary["runs"]["input feeding"][0]["bleu_by_beam"]) == 5
+    assert summary["runs"]["plain"][0]["parameters"] < summary["runs"]["input feeding"][0]["parameters"]
+    for name in ("bleu_by_length.png", "bleu_by_beam.png"):
+        assert (out / name).stat().st_size > 10_000
+
+
+def test_bad_settings(files, tmp_path, capsys):
+    for options, message in (
+        (["--seeds", "1", "1"], "seeds must be one or more, each once, got (1, 1)"),
+        (["--steps", "0"], "steps must be a positive integer, got 0"),
+        (["--data", "none"], "data 'none' is none of numbers"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run("--data", files, "--out", tmp_path / "study", *options)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "study").exists()
