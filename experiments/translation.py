@@ -31,6 +31,7 @@ from experiments.data.batches import (
 )
 from experiments.data.corpora import read_text
 from experiments.data.pairs import (
+    Pairs,
     ParallelText,
     clean,
     lines_of,
@@ -41,7 +42,7 @@ from experiments.data.pairs import (
 )
 from experiments.data.tokens import Tokens, Vocabularies
 from experiments.harness import run as runs
-from experiments.harness.command_line import main
+from experiments.harness.command_line import main, note
 from experiments.harness.devices import on_one_device
 from experiments.harness.loop import Loop, train
 from experiments.harness.plots import training_curves
@@ -57,12 +58,14 @@ from experiments.harness.seq2seq_training import (
 from experiments.harness.translating import (
     Translator,
     attention_picture,
+    count_unknown,
     described,
     evaluate,
     score,
     translate,
 )
 from jaxrnn.checks import check_positive
+from jaxrnn.decoding.beam import MOST_PENALTY
 from jaxrnn.training.state import TrainState
 
 BUCKETS = 8
@@ -77,14 +80,15 @@ class Train(Seq2SeqSettings):
     """numbers (their names, no download), multi30k, tatoeba_en_fr, two line-aligned files SOURCE,TARGET, or
     a file of SOURCE<TAB>TARGET lines."""
     languages: str | None = None
-    """SOURCE-TARGET of a named set, de-en say; None: en-fr, and de-en for multi30k. numbers knows all of
-    num2words."""
+    """SOURCE-TARGET of a named set, de-en say; None: en-fr, and de-en for multi30k. numbers knows most
+    of num2words."""
     pairs: int | None = None
     """Train on this many pairs only, always the same; None: on all."""
     tokens: Tokens = "bpe"
     """char, word, or bpe (byte-pair encoding, learned from the training pairs)."""
     vocabulary_size: int | None = None
-    """Most tokens of byte-pair encoding; None: one for every 50 training pairs, from 250 to 8000."""
+    """Most tokens of byte-pair encoding, but single characters are always among them; None: one for every
+    50 training pairs, from 250 to 8000."""
     min_count: int = 2
     """Words and pairs of tokens that come less often in training are no tokens of their own."""
     joint: bool = False
@@ -130,7 +134,8 @@ class Translate(Models):
     length_penalty: float = 1.0
     """Above 0, longer translations gain (alpha of Wu et al. 2016)."""
     n_best: int = 1
-    """Translations of each sentence, best first, each after its score; 1 prints the best alone."""
+    """Translations of each sentence, best first, each after the line's number and its score; 1 prints the
+    best alone."""
     picture: Path | None = None
     """Also draw where the model looked, for the first few sentences, into this PNG."""
 
@@ -172,6 +177,8 @@ def train_command(config: Train, whole: Path | None = None) -> None:
     record = runs.config_record(config) | {"pairs" + runs.DIGEST: data.digest}
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
+        if not data.vocabularies.same_as(Vocabularies.load(out)):
+            raise ValueError(f"the vocabularies in {out} are not those that its pairs give now")
     else:
         runs.create(out, record, fill=data.vocabularies.save)
     batches = TrainingBatches(data.pairs, data.buckets, config.batch_size, config.seed)
@@ -211,6 +218,8 @@ def check_settings(config: Train) -> None:
     for name in ("pairs", "vocabulary_size"):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))
+    if not 0 <= config.length_penalty <= MOST_PENALTY:
+        raise ValueError(f"length_penalty must lie in [0, {MOST_PENALTY}], got {config.length_penalty}")
     if config.tied == "all" and not config.joint:
         raise ValueError("--tied all needs one vocabulary for both languages; give --joint too")
     check(config)
@@ -244,6 +253,8 @@ def load_data(config: Train) -> Data:
         min_count=config.min_count,
         lowercase=config.lowercase,
     )
+    for name, part in text._asdict().items():
+        count_unknown(vocabularies, part, f" of the {name} pairs")
     pairs = short_enough(encode_pairs(vocabularies, text.train), config.max_length, print)
     return Data(text, vocabularies, pairs, buckets_of(pairs, BUCKETS))
 
@@ -325,13 +336,14 @@ def translate_command(config: Translate) -> None:
     if not any(lines):
         raise ValueError("there is nothing to translate: standard input, or --source, has no sentence")
     sentences = [line for line in lines if line]
+    note_unknown(count_unknown(translator.vocabularies, Pairs(sentences, ())))
     found = iter(translate(translator, sentences, beam=config.beam, length_penalty=config.length_penalty))
     results = [next(found) if line else [] for line in lines]
-    for hypotheses in results:
+    for number, hypotheses in enumerate(results, start=1):
         if config.n_best == 1 or not hypotheses:
             print("".join(hypothesis.text for hypothesis in hypotheses[:1]))
         else:
-            print("\n".join(f"{h.score:.4f}\t{h.text}" for h in hypotheses[: config.n_best]))
+            print("\n".join(f"{number}\t{h.score:.4f}\t{h.text}" for h in hypotheses[: config.n_best]))
     best = [hypotheses[0] for hypotheses in results if hypotheses]
     if cut := sum(not hypothesis.ended for hypothesis in best):
         note(f"{cut} translations were cut off: they did not end within the length limit")
@@ -339,15 +351,21 @@ def translate_command(config: Translate) -> None:
         attention_picture(config.picture, best)
 
 
-def note(message: str) -> None:
-    """Tell the user what does not belong into the result."""
-    print(f"note: {message}", file=sys.stderr)
+def note_unknown(unknown: dict[str, int]) -> None:
+    """Tell how many tokens of the text the vocabulary lacks, if any."""
+    for side, count in unknown.items():
+        if count:
+            note(f"{count:,} tokens of the {side} text are not in the vocabulary")
 
 
 def score_command(config: Score) -> None:
     """Print the log-probability of each target."""
     translator, _ = load_models(config)
-    nats, _ = score(translator, read_aligned(config.source, config.target))
+    pairs = read_aligned(config.source, config.target)
+    if blank := sum(not (source and target) for source, target in zip(*pairs, strict=True)):
+        note(f"{blank:,} of {len(pairs.source):,} lines are blank on a side, and scored as such")
+    note_unknown(count_unknown(translator.vocabularies, pairs))
+    nats, _ = score(translator, pairs)
     print("\n".join(f"{value:.4f}" for value in nats))
 
 
@@ -363,8 +381,9 @@ def evaluate_command(config: Evaluate) -> None:
     with counted(f"translating {len(pairs.source):,} sentences") as on_batch:
         figures, _ = evaluate(translator, pairs, **options, on_batch=on_batch)
     files = {"source": str(config.source), "target": str(config.target)}
+    models = [str(directory) for directory in config.ensemble or (config.run,)]
     folder = config.run or config.ensemble[0]
-    runs.write_json(folder / "evaluation.json", files | {"ensemble": len(translator.models)} | figures)
+    runs.write_json(folder / "evaluation.json", files | {"runs": models} | figures)
     print(described(figures))
 
 

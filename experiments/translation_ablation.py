@@ -80,6 +80,8 @@ def ablate(config: Ablation) -> None:
         check_positive(name, getattr(config, name))
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise ValueError(f"seeds must be one or more, each once, got {config.seeds}")
+    if not all(0 <= seed < 2**32 for seed in config.seeds):
+        raise ValueError(f"seeds must be 0 or more and below 2**32, got {config.seeds}")
     out = config.out or runs.default_directory("translation_ablation")
     runs.check_out(out, resume=config.resume)
     check_settings(settings_of(config, "plain", seed=0))

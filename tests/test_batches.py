@@ -76,6 +76,9 @@ def test_training_batches(pairs):
     assert same(batches(33), again(33))
     assert same(again(7), batches(7))
     assert not all(same(batches(n), other(n)) for n in range(5))
+    whole = [TrainingBatches(pairs, [Bucket(60, 60)], 500, seed) for seed in (0, 1)]
+    passes = [[batches(n).source[0].tolist() for n in range(3)] for batches in whole]
+    assert passes[1][0] not in passes[0]  # nor is one seed's pass another seed's later pass
     first, by_bucket = {}, {}
     for position in range(600):
         batch = batches(position)

@@ -52,6 +52,22 @@ def test_one_model_is_itself():
     np.testing.assert_allclose(logits, jax.nn.log_softmax(step(state, STARTS)[1]), rtol=1e-6)
 
 
+def test_equal_ensembles_compile_once():
+    """Parameters that are bound to steps are leaves, not constants; ensembles of equal steps are equal."""
+
+    def made(scale):
+        return ensemble([jax.tree_util.Partial(scaled, scale), jax.tree_util.Partial(scaled, -scale)])
+
+    first, second = made(jnp.ones(())), made(jnp.full((), 2.0))
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    assert [float(leaf) for leaf in jax.tree.leaves(second)] == [2.0, -2.0]
+
+
+def scaled(scale, state, tokens):
+    state, logits = step(state, tokens)
+    return state, scale * logits
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="at least one step, got none"):
         ensemble([])

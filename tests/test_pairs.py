@@ -53,7 +53,9 @@ def test_sentences_of_one_side_stay_together():
     """Every English sentence in one part only, whatever the order of the lines."""
     english = [f"sentence {n // 3}" for n in range(600)]
     french = [f"phrase {n}" for n in range(600)]
-    split = split_by(Pairs(english, french), side="source")
+    told = []
+    split = split_by(Pairs(english, french), "source", told.append)
+    assert not told
     parts = [set(part.source) for part in split]
     assert [len(part) for part in parts] == [180, 10, 10]
     assert len(set().union(*parts)) == 200
@@ -63,7 +65,7 @@ def test_sentences_of_one_side_stay_together():
             int(s.split()[1]) == int(t.split()[1]) // 3
             for s, t in zip(part.source, part.target, strict=True)
         )
-    backward = split_by(Pairs(french[::-1], english[::-1]), side="target")
+    backward = split_by(Pairs(french[::-1], english[::-1]), "target", told.append)
     assert [set(part.target) for part in backward] == parts
     few = subset(split.train, 50)
     assert len(few.source) == 50
@@ -71,7 +73,22 @@ def test_sentences_of_one_side_stay_together():
     assert set(few.target) <= set(split.train.target)
     assert subset(split.train, 10_000) == split.train
     with pytest.raises(ValueError, match="at least 20 different sentences are needed, got 19"):
-        split_by(Pairs(english[:57], french[:57]), side="source")
+        split_by(Pairs(english[:57], french[:57]), "source", told.append)
+
+
+def test_no_sentence_of_the_other_side_leaks(told):
+    english = [f"sentence {n}" for n in range(400)]
+    french = [f"phrase {n // 4}" for n in range(400)]  # four English ones each
+    split = split_by(Pairs(english, french), "source", told.append)
+    for side in ("source", "target"):
+        parts = [set(getattr(part, side)) for part in split]
+        assert sum(map(len, parts)) == len(set().union(*parts))
+    assert len(split.test.source) == 20
+    left = sum(len(part.source) for part in split)
+    assert 0 < left < 400
+    assert told == [
+        f"{400 - left} pairs are left out: they share a sentence with the validation or test pairs"
+    ]
 
 
 def test_multi30k_and_tatoeba(tmp_path, monkeypatch, told):
@@ -97,7 +114,7 @@ def test_multi30k_and_tatoeba(tmp_path, monkeypatch, told):
     english = load_pairs("tatoeba_en_fr", None, told.append)
     french = load_pairs("tatoeba_en_fr", "fr-en", told.append)
     assert english.test == Pairs(french.test.target, french.test.source)
-    assert len(english.test.source) == len(english.valid.source) == 4
+    assert [len(part.source) for part in english] == [72, 4, 4]
     assert "Va 7 !" in [line for part in english for line in part.target]
     assert not told
 
@@ -109,7 +126,8 @@ def test_files(tmp_path, told):
     expected = Pairs(["one", "two words"], ["eins", "zwei Wörter"])
     assert read_pairs(f"{source},{target}", told.append) == expected
     assert told == [f"{source},{target}: 2 of 4 lines are blank on a side and left out"]
-    table.write_text("one\teins\tand more\n\ntwo words\tzwei Wörter\n", encoding="utf-8")
+    table = table.with_name("c,d.tsv")
+    table.write_text("one\teins\tand more\n  \ntwo\rwords\tzwei Wörter\n", encoding="utf-8", newline="")
     assert read_pairs(str(table), told.append) == expected
     assert "1 of 3 lines" in told[1]
     lines = [f"line {n}" for n in range(100)]
@@ -141,6 +159,7 @@ def test_bad_input(tmp_path, told):
             "languages of numbers: expected two of am, ar, .* as SOURCE-TARGET, got 'en-xx'",
         ),
         ("numbers", "en", "got 'en'"),
+        ("numbers", "en-am", "num2words cannot name numbers below a million in 'am'"),
         ("multi30k", "de-de", "expected two of de, en, fr as SOURCE-TARGET, got 'de-de'"),
         ("tatoeba_en_fr", "de-en", "expected two of en, fr"),
     ):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrnn import GRU, LSTM, Elman, Stack, VariationalDropout, unroll
+from jaxrnn import GRU, LSTM, Elman, Stack, unroll
 from jaxrnn.attention import Additive, AttentionDecoder, Dot, General
 from jaxrnn.decoding import forced_score
 from jaxrnn.gradients import finite_difference
@@ -256,54 +256,6 @@ def test_label_smoothing_equals_its_definition(float64):
     nats, count = next_token_nats(jnp.asarray(logits), targets, label_smoothing=0.2)
     assert int(count) == 6
     assert float(nats) == pytest.approx(-float((smooth * log_p).sum()), rel=1e-12)
-
-
-@pytest.mark.slow
-def test_dropout():
-    """Something is dropped with a key, of every part; and with variational one mask serves all steps."""
-    options = {"embedding_size": 40, "attention": Additive(5), "dropout": 0.5}
-    source, _, fed = sentences(MODELS["plain"])
-    for variational in (False, True):
-        model = Seq2Seq(SOURCE_WORDS, TARGET_WORDS, [GRU(4)] * 2, variational=variational, **options)
-        params, keys = random_params(model, "float32"), jax.random.split(jax.random.key(0))
-        encoded = model.encode(params, source)
-        # A readout whose units say, by being zero, where the mask was.
-        sees = params._replace(w_out=jnp.eye(40, TARGET_WORDS), b_out=jnp.zeros(TARGET_WORDS))
-        dropped = model.logits(sees, encoded, fed, key=keys[0]) == 0
-        assert 0.3 < float(jnp.mean(dropped)) < 0.7
-        assert bool(jnp.all(dropped == dropped[0])) == variational
-        assert not jnp.array_equal(
-            model.encode(params, source, key=keys[0]).memory.values, encoded.memory.values
-        )
-        for key in keys:
-            first = model.logits(params, encoded, fed, key=key)
-            np.testing.assert_array_equal(first, model.logits(params, encoded, fed, key=key))
-    wrapped = VariationalDropout(LSTM(4), rate_h=0.5, rate_y=0.0)
-    model = Seq2Seq(SOURCE_WORDS, TARGET_WORDS, [wrapped], embedding_size=3)
-    params = random_params(model, "float32")
-    read = [model.encode(params, source, key=key) for key in (None, keys[0], keys[1])]
-    assert not jnp.array_equal(read[0].carry[0].c, read[1].carry[0].c)
-    assert not jnp.array_equal(read[1].carry[0].c, read[2].carry[0].c)
-
-
-def test_scheduled_sampling(dtype):
-    """At rate 0 teacher forcing; at rate 1 the decoder is fed what it drew, from the second step on."""
-    model = MODELS["additive"]
-    params, (source, _, fed) = random_params(model, dtype), sentences(model)
-    encoded = model.encode(params, source, lengths=SOURCE_LENGTHS)
-    lengths, key = np.full(BATCH, TARGET), jax.random.key(5)
-    never = model.logits(params, encoded, fed, lengths=lengths, key=key, sampling_rate=0.0)
-    forced = model.logits(params, encoded, fed, lengths=lengths)
-    np.testing.assert_allclose(never, forced, rtol=1e-6)
-    always = model.logits(params, encoded, fed, lengths=lengths, key=key, sampling_rate=1.0)
-    _, key_noise, _ = jax.random.split(key, 3)
-    _, key_draws, _ = jax.random.split(key_noise, 3)
-    carry, tokens = encoded.carry, fed[0]
-    for row, draw in zip(always, jax.random.split(key_draws, TARGET), strict=True):
-        carry, logits, _ = model.step(params, carry, tokens, encoded.memory)
-        np.testing.assert_allclose(row, logits, rtol=1e-4, atol=TOLERANCE[dtype])
-        tokens = jax.random.categorical(draw, logits)
-    assert not jnp.array_equal(always[1:], forced[1:])
 
 
 @pytest.mark.slow

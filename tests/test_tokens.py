@@ -59,7 +59,8 @@ def test_text_of_another_language_is_refused():
     assert check_known("source text", encode(words, lines), lines) == 1
     lines = ["это не то", "a"]
     with pytest.raises(
-        ValueError, match="does not fit the source text: it lacks 3 of 4 tokens; first in 'это"
+        ValueError,
+        match="the vocabulary does not fit the source text: it lacks 3 of 4 tokens; first in 'это",
     ):
         check_known("source text", encode(words, lines), lines)
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 
@@ -111,8 +112,9 @@ def test_translate(finished, monkeypatch, capsys, tmp_path):
         "translate", "--run", finished, "--source", tmp_path / "source", "--n-best", 3, "--picture", picture
     )
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert lines[0][1] == expected[0]
-    assert [float(line[0]) for line in lines] == sorted((float(line[0]) for line in lines), reverse=True)
+    assert lines[0][2] == expected[0]
+    assert {line[0] for line in lines} == {"1"}
+    assert [float(line[1]) for line in lines] == sorted((float(line[1]) for line in lines), reverse=True)
     assert len(lines) == 3
     assert picture.stat().st_size > 10_000
 
@@ -134,7 +136,9 @@ def test_score_and_beam_agree(finished, files, tmp_path, capsys):
         (tmp_path / name).write_text("\n".join(side) + "\n")
     capsys.readouterr()
     run("score", "--run", finished, "--source", tmp_path / "s", "--target", tmp_path / "t")
-    assert capsys.readouterr().out == "".join(f"{value:.4f}\n" for value in nats)
+    told = capsys.readouterr()
+    assert told.out == "".join(f"{value:.4f}\n" for value in nats)
+    assert "note: 1 of 4 lines are blank on a side, and scored as such" in told.err
 
 
 def test_measure():
@@ -163,7 +167,7 @@ def test_ensemble(finished, backward, files):
     assert found[0].weights.shape[1] == 1  # of the one model that has attention
     run("evaluate", "--ensemble", finished, backward, "--source", files[0], "--target", files[1])
     result = json.loads((finished / "evaluation.json").read_text())
-    assert result["ensemble"] == 2
+    assert result["runs"] == [str(finished), str(backward)]
     (finished / "evaluation.json").unlink()
 
 
@@ -188,6 +192,33 @@ def test_stopping_and_resuming_changes_nothing(finished, files, tmp_path, monkey
     figures = [json.loads((path / "summary.json").read_text()) for path in (out, finished)]
     for name in ("valid_nats_per_token", "test_bleu", "test_nats_per_token"):
         assert figures[0][name] == figures[1][name]
+
+
+@pytest.mark.slow
+def test_unknown_words_are_counted(finished, tmp_path, capsys):
+    (tmp_path / "s").write_text("one two eleven\n")
+    (tmp_path / "t").write_text("eins zwei elf\n")
+    capsys.readouterr()
+    files = ["--source", tmp_path / "s", "--target", tmp_path / "t"]
+    run("translate", "--run", finished, *files[:2])
+    assert "note: 1 tokens of the source text are not in the vocabulary" in capsys.readouterr().err
+    run("score", "--run", finished, *files)
+    assert "note: 1 tokens of the target text are not in the vocabulary" in capsys.readouterr().err
+    run("evaluate", "--run", finished, *files)
+    assert "2 tokens are not in the vocabularies" in capsys.readouterr().out
+    assert json.loads((finished / "evaluation.json").read_text())["unknown_source_tokens"] == 1
+    (finished / "evaluation.json").unlink()
+
+
+@pytest.mark.slow
+def test_resuming_with_other_vocabularies_is_refused(finished, files, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    shutil.copy(out / "source_vocabulary.json", out / "target_vocabulary.json")
+    with pytest.raises(SystemExit) as stopped:
+        trained(files, out, "--resume")
+    assert stopped.value.code == 2
+    assert "are not those that its pairs give now" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -219,6 +250,8 @@ def test_bad_settings(files, tmp_path, capsys):
             "a tied output needs a readout of embedding_size (8)",
         ),
         (["--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
+        (["--length-penalty", "11"], "length_penalty must lie in [0, 10], got 11.0"),
+        (["--data", "numbers", "--languages", "en-de"], "does not fit the target text of the train pairs"),
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--pairs", "0"], "pairs must be a positive integer, got 0"),
         (["--tokens", "char", "--max-length", "2"], "pairs has at most --max-length 2 tokens a side"),

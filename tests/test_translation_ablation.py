@@ -84,6 +84,7 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
 def test_bad_settings(files, tmp_path, capsys):
     for options, message in (
         (["--seeds", "1", "1"], "seeds must be one or more, each once, got (1, 1)"),
+        (["--seeds", "-1"], "seeds must be 0 or more and below 2**32, got (-1,)"),
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--data", "none"], "data 'none' is none of numbers"),
     ):

@@ -106,7 +106,8 @@ class TrainingBatches:
         filled = [(bucket, found) for bucket, found in _by_bucket(pairs, buckets).items() if found]
         parts = [
             grain.MapDataset.source([pairs[i] for i in found])
-            .shuffle(seed=seed + number)
+            # Not seed + number: each pass adds 1 of its own, and seeds would share their orders.
+            .shuffle(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             .repeat()
             .batch(batch_size, batch_fn=lambda group, bucket=bucket: collate(group, bucket, batch_size))
             for number, (bucket, found) in enumerate(filled)

@@ -84,14 +84,16 @@ def load_text(corpus: str) -> str:
     return read_text(Path(corpus))
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file, line ends as LF, without a byte-order mark.
+def read_text(path: Path, newline: str | None = None) -> str:
+    """A UTF-8 file without a byte-order mark; ``newline`` as of ``open``, so that by default every kind of
+    line end becomes LF.
 
     Raises:
       ValueError: for a file that is missing, empty, or not UTF-8 text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            text = file.read()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except OSError as error:

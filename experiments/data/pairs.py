@@ -7,7 +7,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import num2words
 import numpy as np
@@ -88,7 +88,7 @@ def load_pairs(data: str, languages: str | None, report: Callable[[str], None]) 
             f"data {data!r} is none of {', '.join(named)}, no file of tab-separated pairs, "
             "and not two files SOURCE,TARGET"
         )
-    return split_by(read_pairs(data, report), side="source")
+    return split_by(read_pairs(data, report), "source", report)
 
 
 def read_pairs(data: str, report: Callable[[str], None]) -> Pairs:
@@ -97,10 +97,10 @@ def read_pairs(data: str, report: Callable[[str], None]) -> Pairs:
     Raises:
       ValueError: for files that cannot be read or differ in length, a line without a tab, or no pair.
     """
-    if "," not in data:
-        rows = [line.split("\t") for line in lines_of(read_text(Path(data)))]
+    if Path(data).is_file() or "," not in data:
+        rows = [line.split("\t") for line in lines_of(read_text(Path(data), newline=""))]
         for number, row in enumerate(rows, start=1):
-            if len(row) < 2 and row != [""]:
+            if len(row) < 2 and row[0].strip():
                 raise ValueError(f"{data}, line {number}: expected SOURCE<TAB>TARGET, got no tab")
         return clean(
             [row[0] for row in rows], [row[1] if len(row) > 1 else "" for row in rows], report, data
@@ -117,7 +117,7 @@ def read_aligned(source: Path, target: Path) -> Pairs:
     Raises:
       ValueError: for files that cannot be read, are empty, or differ in length.
     """
-    sides = [list(map(normalized, lines_of(read_text(path)))) for path in (source, target)]
+    sides = [list(map(normalized, lines_of(read_text(path, newline="")))) for path in (source, target)]
     lengths = [len(lines) for lines in sides]
     if lengths[0] != lengths[1]:
         raise ValueError(
@@ -152,9 +152,14 @@ def clean(source: Iterable[str], target: Iterable[str], report: Callable[[str], 
     return Pairs(*map(list, zip(*whole, strict=True)))
 
 
-def split_by(pairs: Pairs, side: str) -> ParallelText:
-    """Validation and test sentences drawn by the digest of one side, with all of their translations: no
-    sentence of that side is in two parts, and the same sentences fall into the same part on every machine.
+def split_by(
+    pairs: Pairs, side: Literal["source", "target"], report: Callable[[str], None]
+) -> ParallelText:
+    """Validation and test sentences drawn by the digest of one side, with all of their translations: the
+    same ones on every machine.
+
+    No sentence of either side is in two parts: pairs whose other side is also that of a test pair are left
+    out of the rest, those with one of a validation pair out of training, and both are reported.
 
     Raises:
       ValueError: where there are too few sentences.
@@ -169,7 +174,15 @@ def split_by(pairs: Pairs, side: str) -> ParallelText:
     parts: list[list[int]] = [[], [], []]
     for index, key in enumerate(keys):
         parts[1 if key in valid else 2 if key in test else 0].append(index)
-    return ParallelText(*(take(pairs, part) for part in parts))
+    other = pairs.target if side == "source" else pairs.source
+    train, of_valid, of_test = parts
+    tested = {other[i] for i in of_test}
+    of_valid = [i for i in of_valid if other[i] not in tested]
+    held_out_others = tested | {other[i] for i in of_valid}
+    train = [i for i in train if other[i] not in held_out_others]
+    if shared := len(keys) - len(train) - len(of_valid) - len(of_test):
+        report(f"{shared:,} pairs are left out: they share a sentence with the validation or test pairs")
+    return ParallelText(take(pairs, train), take(pairs, of_valid), take(pairs, of_test))
 
 
 def take(pairs: Pairs, indices: Iterable[int]) -> Pairs:
@@ -230,8 +243,8 @@ def tatoeba(languages: str | None, report: Callable[[str], None]) -> ParallelTex
     rows = [line.split("\t") for line in lines_of(text)]
     pairs = clean([row[0] for row in rows], [row[1] for row in rows], report, "tatoeba_en_fr")
     if source == "fr":
-        return split_by(Pairs(pairs.target, pairs.source), side="target")
-    return split_by(pairs, side="source")
+        return split_by(Pairs(pairs.target, pairs.source), "target", report)
+    return split_by(pairs, "source", report)
 
 
 def _two(languages: str, known: Sequence[str], name: str) -> tuple[str, str]:
@@ -251,7 +264,7 @@ def _two(languages: str, known: Sequence[str], name: str) -> tuple[str, str]:
 def _names(numbers: Iterable[int], language: str) -> list[str]:
     try:
         return [num2words.num2words(number, lang=language) for number in numbers]
-    except (NotImplementedError, OverflowError, KeyError, IndexError) as error:
+    except Exception as error:  # num2words raises anything for what a language lacks
         raise ValueError(
             f"num2words cannot name numbers below a million in {language!r}: {error}"
         ) from error

@@ -33,7 +33,8 @@ def train_tokenizer(
       lines: sentences of the training side.
       tokens: "char", "word", or "bpe" (Sennrich et al. 2016, "Neural machine translation of rare words
         with subword units").
-      vocabulary_size: most tokens of byte-pair encoding; characters and words have no limit.
+      vocabulary_size: most tokens of byte-pair encoding, but every single character is one; characters
+        and words have no limit.
       min_count: a word, or a pair of tokens, that comes less often is no token.
       lowercase: whether upper case is lost.
 
@@ -146,7 +147,7 @@ def check_known(name: str, encoded: Sequence[np.ndarray], lines: Sequence[str]) 
     if unknown > MOST_UNKNOWN * total:
         first = next(line for line, ids in zip(lines, encoded, strict=True) if UNKNOWN in ids)
         raise ValueError(
-            f"the run's vocabulary does not fit the {name}: it lacks {unknown:,} of {total:,} tokens; "
+            f"the vocabulary does not fit the {name}: it lacks {unknown:,} of {total:,} tokens; "
             f"first in {first[:60]!r}"
         )
     return unknown

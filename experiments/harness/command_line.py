@@ -53,6 +53,11 @@ def main(
         _fail("interrupted", code=130)
 
 
+def note(message: str) -> None:
+    """Tell the user, beside the result, what does not belong into it."""
+    print(f"note: {message}", file=sys.stderr)
+
+
 def _parse(settings: type, arguments: list[str], program: str, description: str | None) -> Any:
     """Settings from the command line; with ``--resume`` those of the run, which may not differ."""
     given: Any = tyro.cli(settings, args=arguments, prog=program, description=description)

@@ -23,12 +23,12 @@ from jaxrnn.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
 
-# Settings that may differ between a run and its continuation.
 # Its name ends a key of config.json that is no setting, but says what the settings were used on.
 DIGEST = "_sha256"
 
 Settings = TypeVar("Settings")
 
+# Settings that may differ between a run and its continuation.
 NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every"}
 
 

@@ -35,7 +35,7 @@ class Seq2SeqSettings:
     hidden_size: int = 256
     """Hidden units of each layer and direction."""
     embedding_size: int = 256
-    """Size of the token embeddings, and of what the output reads."""
+    """Size of the token embeddings, and of what the output reads where there is attention."""
     reverse: bool = False
     """Read the source from its end; with --no-bidirectional."""
     bidirectional: bool = True
@@ -152,7 +152,7 @@ def chunks(config: Seq2SeqSettings, batches: Callable[[int], Batch], mesh: Mesh)
 
     def chunk(position: int) -> Chunk:
         leaves = [shard(leaf, mesh, axis=leaf.ndim - 1) for leaf in batches(position)]
-        rate = np.float32(config.scheduled_sampling * min(1, position / config.steps))
+        rate = np.float32(config.scheduled_sampling * position / config.steps)
         return Chunk(Batch(*leaves), replicate(rate, mesh))
 
     return chunk

@@ -55,14 +55,14 @@ def translate(
     """For every line the hypotheses of a beam, best first.
 
     Raises:
-      ValueError: for text that the vocabulary does not fit.
+      ValueError: where a model gives no probabilities.
     """
     sources = encode(translator.vocabularies.source, lines)
-    check_known("source text", sources, lines)
     pairs = [EncodedPair(source, np.zeros(0, np.int32)) for source in sources]
     found: list[list[Hypothesis]] = [[] for _ in lines]
     size = min(BATCH, 1 << (len(lines) - 1).bit_length())
-    for done, (indices, batch) in enumerate(batches_in_order(pairs, (), size), start=1):
+    done = 0
+    for indices, batch in batches_in_order(pairs, (), size):
         step, state, context = _start(translator, batch)
         beams = jax.device_get(
             beam_search(
@@ -78,30 +78,34 @@ def translate(
         )
         for lane, index in enumerate(indices):
             found[index] = _hypotheses(translator, sources[index], beams, lane)
-        on_batch(done * size, len(lines))
+        done += len(indices)
+        on_batch(done, len(lines))
     return found
 
 
-def score(
-    translator: Translator, pairs: Pairs, on_batch: OnBatch = lambda done, total: None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The log-probability in nats of every target given its source, and its tokens, the end included.
-
-    Raises:
-      ValueError: for text that the vocabularies do not fit.
-    """
+def score(translator: Translator, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """The log-probability in nats of every target given its source, and its tokens, the end included."""
     encoded = encode_pairs(translator.vocabularies, pairs)
-    for name, side, lines in zip(("source", "target"), zip(*encoded, strict=True), pairs, strict=True):
-        check_known(f"{name} text", side, lines)
     scores = np.zeros(len(encoded))
-    for done, (indices, batch) in enumerate(batches_in_order(encoded, (), BATCH), start=1):
+    for indices, batch in batches_in_order(encoded, (), BATCH):
         step, state, context = _start(translator, batch)
         nats = forced_score(
             step, state, batch.targets.T, start=START, lengths=batch.target_lengths, context=context
         )
         scores[indices] = np.asarray(nats)[: len(indices)]
-        on_batch(done * BATCH, len(encoded))
     return scores, np.array([len(pair.target) + 1 for pair in encoded])
+
+
+def count_unknown(vocabularies: Vocabularies, pairs: Pairs, whose: str = "") -> dict[str, int]:
+    """The tokens of each side that its vocabulary lacks.
+
+    Raises:
+      ValueError: where they are most of the text.
+    """
+    return {
+        side: check_known(f"{side} text{whose}", encode(tokenizer, lines), lines)
+        for side, tokenizer, lines in zip(("source", "target"), vocabularies, pairs, strict=True)
+    }
 
 
 def measure(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool) -> dict[str, Any]:
@@ -126,7 +130,12 @@ def evaluate(
     length_penalty: float,
     on_batch: OnBatch = lambda done, total: None,
 ) -> tuple[dict[str, Any], list[Hypothesis]]:
-    """Figures of a model on pairs, and its best translations."""
+    """Figures of a model on pairs, and its best translations.
+
+    Raises:
+      ValueError: for text that the vocabularies do not fit.
+    """
+    unknown = count_unknown(translator.vocabularies, pairs)
     found = translate(translator, pairs.source, beam=beam, length_penalty=length_penalty, on_batch=on_batch)
     best = [hypotheses[0] for hypotheses in found]
     nats, tokens = score(translator, pairs)
@@ -136,6 +145,7 @@ def evaluate(
         "nats_per_token": nats_per_token,
         "perplexity": math.exp(nats_per_token),
         "sentences": len(best),
+        **{f"unknown_{side}_tokens": count for side, count in unknown.items()},
         "cut_off": sum(not hypothesis.ended for hypothesis in best),
         "beam": beam,
         "length_penalty": length_penalty,
@@ -146,6 +156,8 @@ def evaluate(
 def described(figures: dict[str, Any]) -> str:
     """Figures of an evaluation in words."""
     cut = f"; {figures['cut_off']} cut off" if figures["cut_off"] else ""
+    if unknown := figures["unknown_source_tokens"] + figures["unknown_target_tokens"]:
+        cut += f"; {unknown:,} tokens are not in the vocabularies"
     return (
         f"{figures['sentences']:,} sentences: exact match {figures['exact_match']:.2%}, "
         f"BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, "
@@ -166,8 +178,9 @@ def attention_picture(path: Path, hypotheses: Sequence[Hypothesis]) -> None:
         panel.remove()
     for panel, hypothesis in zip(axes.flat, shown, strict=False):
         image = panel.imshow(hypothesis.weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        panel.set_xticks(range(len(hypothesis.source_pieces)), hypothesis.source_pieces, rotation=90)
-        panel.set_yticks(range(len(hypothesis.pieces)), hypothesis.pieces)
+        for axis, pieces in ((panel.xaxis, hypothesis.source_pieces), (panel.yaxis, hypothesis.pieces)):
+            axis.set_ticks(range(len(pieces)), [str(piece).replace("▁", "") or "␣" for piece in pieces])
+        panel.tick_params(axis="x", rotation=90)
         panel.set(xlabel="source", ylabel="translation")
         small = max(len(hypothesis.source_pieces), len(hypothesis.pieces)) > 25
         panel.tick_params(labelsize=6 if small else 9)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxrnn.decoding.lanes import Step, advance, log_probabilities
+from jaxrnn.decoding.lanes import Step, advance, as_partial, log_probabilities
 
 
 def ensemble(steps: Sequence[Step]) -> Step:
@@ -35,7 +35,7 @@ def ensemble(steps: Sequence[Step]) -> Step:
     """
     if not steps:
         raise ValueError("an ensemble needs at least one step, got none")
-    return jax.tree_util.Partial(_step, tuple(jax.tree_util.Partial(step) for step in steps))
+    return jax.tree_util.Partial(_step, tuple(map(as_partial, steps)))
 
 
 def _step(

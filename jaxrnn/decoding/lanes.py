@@ -44,9 +44,7 @@ def prepare(
         start = np.asarray(start)  # within jit too, where jnp would not compute
     if start.shape not in {(), (batch,)}:
         raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
-    if not isinstance(step, jax.tree_util.Partial):
-        step = jax.tree_util.Partial(step)
-    step = jax.tree_util.Partial(_by_value(step.func), *step.args, **step.keywords)
+    step = as_partial(step)
     lanes = jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,))
     vocabulary = _check_step(step, state, lanes, context)
     if end is not None and not 0 <= end < vocabulary:
@@ -58,6 +56,13 @@ def prepare(
                 f"start must lie in [0, {vocabulary}), the vocabulary, got {outside.ravel()[0]}"
             )
     return Lanes(step, lanes, vocabulary)
+
+
+def as_partial(step: Step) -> jax.tree_util.Partial:
+    """The step as a pytree of what is bound to it, equal to another's where their functions are."""
+    if not isinstance(step, jax.tree_util.Partial):
+        step = jax.tree_util.Partial(step)
+    return jax.tree_util.Partial(_by_value(step.func), *step.args, **step.keywords)
 
 
 def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, Array, Any]:

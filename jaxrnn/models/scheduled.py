@@ -33,6 +33,7 @@ class SamplingNoise(NamedTuple):
 
     own: Bool[Array, "time *batch"]  # where the token drawn last is fed
     keys: Key[Array, " time"]
+    mask: Any  # (time, *batch, in_features): dropout of what is fed, which x has had already; or None
     cell: Noise
 
 
@@ -43,11 +44,12 @@ class ScheduledSampling(Cell):
 
     Equations, with w̃_t the token drawn at a step; no gradient passes through the draw::
 
-        x̃_t = E[w̃_{t-1}] where own_t, else x_t          own_t ~ Bernoulli(rate); never at t = 1
+        x̃_t = m_t ⊙ E[w̃_{t-1}] where own_t, else x_t          own_t ~ Bernoulli(rate); never at t = 1
         S_t, y_t = cell(params, S_{t-1}, x̃_t)
         w̃_t ~ softmax(y_t W_out + b_out)
 
-    Without noise this is the cell itself, teacher forcing.
+    with m_t the dropout mask of the inputs, 1 unless one is given. Without noise this is the cell itself,
+    teacher forcing.
 
     >>> from jaxrnn import GRU
     >>> cell = ScheduledSampling(GRU(4), in_features=3)
@@ -74,14 +76,20 @@ class ScheduledSampling(Cell):
         return SamplingCarry(self.cell.initial_carry(batch_shape, dtype), drawn)
 
     def draw_noise(
-        self, key: Key[Array, ""], rate: Float[ArrayLike, ""], time: int, batch_shape: Sequence[int] = ()
+        self,
+        key: Key[Array, ""],
+        rate: Float[ArrayLike, ""],
+        time: int,
+        batch_shape: Sequence[int] = (),
+        mask: Float[Array, "time *batch in_features"] | None = None,
     ) -> SamplingNoise:
-        """Where the decoder is fed its own draws, with probability ``rate``, which may be traced."""
+        """Where the decoder is fed its own draws: with probability ``rate``, which may be traced; and the
+        dropout mask of its inputs, where they have one.
+        """
         key_own, key_draws, key_cell = jax.random.split(key, 3)
         own = jax.random.bernoulli(key_own, rate, (time, *batch_shape)).at[:1].set(False)
-        return SamplingNoise(
-            own, jax.random.split(key_draws, time), self.cell.noise(key_cell, time, batch_shape)
-        )
+        draws = jax.random.split(key_draws, time)
+        return SamplingNoise(own, draws, mask, self.cell.noise(key_cell, time, batch_shape))
 
     def step(
         self, params: SamplingParams, carry: SamplingCarry, x: Array, noise: SamplingNoise | None = None
@@ -94,7 +102,8 @@ class ScheduledSampling(Cell):
         if noise is None:
             cell_carry, y = self.cell.step(params.cell, carry.cell, x)
             return SamplingCarry(cell_carry, carry.drawn), y
-        x = jnp.where(noise.own[..., None], carry.drawn.astype(x.dtype), x)
+        drawn = carry.drawn.astype(x.dtype)
+        x = jnp.where(noise.own[..., None], drawn if noise.mask is None else noise.mask * drawn, x)
         cell_carry, y = self.cell.step(params.cell, carry.cell, x, noise.cell)
         token = jax.random.categorical(noise.keys, y @ params.w_out + params.b_out)
         return SamplingCarry(cell_carry, params.embedding[token].astype(carry.drawn.dtype)), y

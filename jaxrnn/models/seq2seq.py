@@ -57,7 +57,7 @@ class Seq2Seq:
     where there is attention, and else the stack alone, whose top output is y::
 
         h̄, S̄  = unroll(encoder, D(E_source[x]))       forward, reversed or in both directions
-        S_0   = S̄, or tanh(S̄ W + b) for every part of S_0 where shapes differ
+        S_0   = S̄, or tanh(S̄ W + b) for every part of S_0 where the two states differ in form
         y_t   = decoder(S_{t-1}, D(E_target[w_{t-1}]), h̄)
         −log p(w_t | w_1 … w_{t-1}, x) = −log softmax(D(y_t) W_out + b_out)[w_t]
 
@@ -82,7 +82,7 @@ class Seq2Seq:
         the decoder, which are stepped together, there is never another; wrap the cells in
         ``VariationalDropout`` to drop units of h_{t-1} too.
       backward: how ``unroll`` takes the encoder's gradients; "bptt" needs cells with a hand-derived
-        derivative. The decoder's come from autodiff where it has attention.
+        derivative. The decoder's come from autodiff where it has attention, or is fed its own draws.
 
     Raises:
       ValueError: for sizes below 1, a dropout outside [0, 1), no cells, an unknown direction, or tied or
@@ -239,11 +239,13 @@ class Seq2Seq:
         if key is not None:
             key_in, key_noise, key_out = jax.random.split(key, 3)
             time, batch_shape = xs.shape[0], xs.shape[1:-1]
-            xs = self._dropout(key_in, xs)
-            noise = cell.noise(key_noise, time, batch_shape)
-            if sampling_rate is not None:
+            mask = self._dropout(key_in, jnp.ones_like(xs))
+            xs = mask * xs
+            if sampling_rate is None:
+                noise = cell.noise(key_noise, time, batch_shape)
+            else:
                 cell = ScheduledSampling(cell, self.embedding_size)
-                noise = cell.draw_noise(key_noise, sampling_rate, time, batch_shape)
+                noise = cell.draw_noise(key_noise, sampling_rate, time, batch_shape, mask)
                 cell_params = SamplingParams(
                     cell_params, self._target_embedding(params), self._w_out(params), params.b_out
                 )
