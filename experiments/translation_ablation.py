@@ -107,9 +107,14 @@ def settings_of(config: Ablation, name: str, seed: int) -> Train:
     return Train(**shared, **ROAD[name], seed=seed)
 
 
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """Where a run lies."""
+    return out / f"{name.replace(' ', '_')}_{seed}"
+
+
 def one_run(config: Ablation, out: Path, name: str, seed: int) -> dict[str, Any]:
     """Train and measure one model, unless that is done already: its figures."""
-    folder = out / f"{name.replace(' ', '_')}_{seed}"
+    folder = folder_of(out, name, seed)
     if (folder / "ablation.json").is_file():
         return json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
     print(f"\n{name}, seed {seed}", flush=True)
@@ -136,11 +141,16 @@ def texts(folder: Path) -> tuple[Pairs, list[str]]:
 def bleu_by_length(folder: Path) -> list[float | None]:
     """BLEU of the sentences whose source has LENGTHS[i] to LENGTHS[i + 1] − 1 words."""
     pairs, found = texts(folder)
-    group = np.digitize([len(line.split()) for line in pairs.source], LENGTHS[1:-1])
     return [
         bleu([found[i] for i in members], [pairs.target[i] for i in members])
-        for members in (np.flatnonzero(group == g).tolist() for g in range(len(LENGTHS) - 1))
+        for members in groups(pairs.source)
     ]
+
+
+def groups(sources: Sequence[str]) -> list[list[int]]:
+    """The sentences in each group of lengths."""
+    group = np.digitize([len(line.split()) for line in sources], LENGTHS[1:-1])
+    return [np.flatnonzero(group == g).tolist() for g in range(len(LENGTHS) - 1)]
 
 
 def bleu_by_beam(folder: Path) -> list[float | None]:
@@ -172,20 +182,23 @@ def finish(config: Ablation, out: Path, results: dict[str, list[dict[str, Any]]]
         shown = ["{:.2f} ({:.2f}–{:.2f})".format(*column) for column in columns]
         print(
             f"{name:<14} {shown[0]:>20} {shown[1]:>18} {shown[2]:>18} {shown[3]:>18} "
-            f"{of['parameters'][0]:>10,} {of['train_seconds'][0]:>7.0f}"
+            f"{of['parameters'][0]:>10,.0f} {of['train_seconds'][0]:>7.0f}"
         )
     print(f"median (least–largest) of {len(config.seeds)} seeds; all in {out}")
+    pairs, _ = texts(folder_of(out, "plain", config.seeds[0]))
+    sentences = [len(members) for members in groups(pairs.source)]
     summary = {
         "median_least_largest": table,
         "runs": results,
         "seeds": config.seeds,
         "lengths": LENGTHS,
+        "sentences_by_length": sentences,
         "beams": BEAMS,
         "settings": runs.config_record(config),
         **runs.environment("tokenizers", "sacrebleu", "grain"),
     }
     runs.write_json(out / "summary.json", summary)
-    draw_by_length(out, results)
+    draw_by_length(out, results, sentences)
     draw_by_beam(out, results)
 
 
@@ -197,7 +210,7 @@ def spread(of: list[dict[str, Any]]) -> dict[str, list[float]]:
     }
 
 
-def draw_by_length(out: Path, results: dict[str, list[dict[str, Any]]]) -> None:
+def draw_by_length(out: Path, results: dict[str, list[dict[str, Any]]], sentences: list[int]) -> None:
     """BLEU against the length of the source, a line a model."""
     figure, axes = plt.subplots(figsize=(7.5, 4.6), dpi=130, layout="constrained")
     places = np.arange(len(LENGTHS) - 1)
@@ -206,11 +219,15 @@ def draw_by_length(out: Path, results: dict[str, list[dict[str, Any]]]) -> None:
         band(axes, places, scores, label=name, index=index)
     last = len(LENGTHS) - 2
     names = [
-        f"{a} or more" if i == last else f"{a}–{b - 1}"
+        (f"{a} or more" if i == last else f"{a}–{b - 1}") + f"\n({sentences[i]:,})"
         for i, (a, b) in enumerate(itertools.pairwise(LENGTHS))
     ]
     axes.set_xticks(places, names)
-    axes.set(xlabel="words of the source sentence", ylabel="BLEU", title="Test BLEU by source length")
+    axes.set(
+        xlabel="words of the source sentence (sentences of the test)",
+        ylabel="BLEU",
+        title="Test BLEU by source length",
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     save(figure, out / "bleu_by_length.png")

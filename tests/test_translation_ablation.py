@@ -55,6 +55,9 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
             assert len(of["bleu_by_length"]) == len(LENGTHS) - 1
             assert of["bleu_by_length"][0] is not None
             assert of["bleu_by_length"][-1] is None  # no digits are as long
+    assert sum(summary["sentences_by_length"]) == len(
+        (out / "plain_3/test_source.txt").read_text().splitlines()
+    )
     assert len(summary["runs"]["input feeding"][0]["bleu_by_beam"]) == 5
     assert summary["runs"]["plain"][0]["parameters"] < summary["runs"]["input feeding"][0]["parameters"]
     for name in ("bleu_by_length.png", "bleu_by_beam.png"):
