@@ -42,7 +42,7 @@ ROAD: dict[str, dict[str, Any]] = {
     "attention": {"bidirectional": True, "attention": "additive", "input_feeding": False},
     "input feeding": {"bidirectional": True, "attention": "additive", "input_feeding": True},
 }
-LENGTHS = (1, 4, 6, 8, 10, 12, 16, 100)  # bounds of the groups of source sentences, in words
+LENGTHS = (1, 4, 6, 8, 10, 12, 100)  # bounds of the groups of source sentences, in words
 BEAMS = (1, 2, 4, 8, 12)
 
 
