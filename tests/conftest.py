@@ -20,7 +20,7 @@ if jax.__version_info__ < (0, 11):
         jax.devices()
 
 
-# The quick check runs the contract tests on one cell, in float64; the full check on all, in both dtypes.
+# The quick check runs the contract tests on one cell, both dtypes in float64 alone, and no doctests.
 QUICK_CELL = "lstm"
 
 
@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         row, dtype = params.get("row"), params.get("dtype")
-        if row is not None and (row.name != QUICK_CELL or dtype == "float32"):
+        other_cell = row is not None and row.name != QUICK_CELL
+        if other_cell or dtype == "float32" or isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.slow)
         if "slow" not in item.keywords:
             item.add_marker(pytest.mark.quick)

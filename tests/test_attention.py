@@ -80,6 +80,7 @@ def test_gradients_against_finite_differences(kind, float64):
     query, memory = random.normal(size=(BATCH, QUERY)), random.normal(size=(BATCH, SOURCE, features))
     arguments = (random_like(shape, 0), jnp.asarray(query), jnp.asarray(memory))
 
+    @jax.jit
     def loss(arguments):
         context, weights = run(attention, *arguments, jnp.asarray(MASK))
         return jnp.sum(jnp.sin(context)) + jnp.sum(weights**2)

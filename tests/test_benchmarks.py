@@ -39,6 +39,7 @@ class TestTiming:
     def test_quartiles(self):
         assert Spread.of([4.0, 1.0, 2.0, 3.0, 5.0]) == (3.0, 2.0, 4.0)
 
+    @pytest.mark.slow
     def test_peak_memory(self):
         peak = measure.alone(measure.peak_bytes, allocate)
         assert peak is None or 60 <= peak / 2**20 < 80

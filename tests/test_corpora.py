@@ -245,6 +245,7 @@ def test_a_library_without_sources(tmp_path):
         standard_library(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_running_pythons_library():
     text = load_text("stdlib")
     assert 5_000_000 < len(text) < 20_000_000

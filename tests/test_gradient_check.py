@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from experiments import gradient_check
-from experiments.harness import command_line
+from experiments.harness import command_line, mutation_targets
 
 
 def run(*arguments):
@@ -19,7 +19,10 @@ def run(*arguments):
 
 
 @pytest.mark.slow
-def test_a_study_of_one_cell(tmp_path, capsys):
+def test_a_study_of_one_cell(tmp_path, monkeypatch, capsys):
+    # For time: mistakes in the cell, not in the masked step; processes that compile as fast as tests do.
+    monkeypatch.setattr(mutation_targets, "SUBJECTS", ["Elman"])
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     out = tmp_path / "study"
     arguments = ("--quick", "--cells", "Elman tanh", "--out", out)
     run(*arguments)
@@ -27,7 +30,7 @@ def test_a_study_of_one_cell(tmp_path, capsys):
     errors = summary["max_relative_error"]["Elman tanh"]
     assert set(errors) == set(gradient_check.METHODS)
     assert max(error for method, error in errors.items() if method != "finite_difference") < 1e-12
-    assert summary["mutations_seeded"] == summary["mutations_found"] + summary["mutations_equivalent"] > 20
+    assert summary["mutations_seeded"] == summary["mutations_found"] + summary["mutations_equivalent"] > 10
     for name in ("agreement", "error_growth", "step_size", "mutations"):
         assert (out / f"{name}.png").stat().st_size > 10_000
     assert "autodiff" in (out / "reports.txt").read_text()

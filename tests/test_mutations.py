@@ -135,9 +135,8 @@ SHORT, LONG = {"Elman", "IRNN", "MGU"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "S
     ("name", "every"),
     [
         ("Elman", 45),
-        (MASKED_STEP, 90),
         *(
-            pytest.param(name, 1 if name in SHORT else 8 if name in LONG else 3, marks=pytest.mark.slow)
+            pytest.param(name, 1 if name in SHORT else 12 if name in LONG else 4, marks=pytest.mark.slow)
             for name in mutations.SUBJECTS
         ),
     ],

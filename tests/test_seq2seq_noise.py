@@ -1,6 +1,7 @@
 """Dropout and scheduled sampling of the sequence-to-sequence model."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -56,10 +57,12 @@ def test_dropout(variational):
     words, attending = np.zeros((6, 5), int), dataclasses.replace(model, attention=Dot())
     weights = AttentionDecoderParams((), (), jnp.ones((400, 200)))
 
+    @jax.jit
     def memory(key):
         values = attending.encode(params._replace(decoder=weights), words, key=key).memory.values
         return jnp.moveaxis(values, 0, 1)
 
+    @jax.jit
     def readout(key):
         return model.logits(params, model.encode(params, words), words, key=key)
 
@@ -78,7 +81,8 @@ def test_variational_dropout_of_the_carry():
     wrapped = VariationalDropout(LSTM(4), rate_h=0.5, rate_y=0.0)
     model = Seq2Seq(SOURCE_WORDS, TARGET_WORDS, [wrapped], embedding_size=3)
     params, (source, _, _) = random_params(model, "float32"), sentences(model)
-    read = [model.encode(params, source, key=key) for key in (None, jax.random.key(0), jax.random.key(1))]
+    encode = jax.jit(model.encode)
+    read = [encode(params, source, key=key) for key in (None, jax.random.key(0), jax.random.key(1))]
     assert not jnp.array_equal(read[0].carry[0].c, read[1].carry[0].c)
     assert not jnp.array_equal(read[1].carry[0].c, read[2].carry[0].c)
 
@@ -89,10 +93,13 @@ def test_draws_that_are_fed_are_dropped_like_words(float64):
     params = model.init(jax.random.key(0), float64)
     params = params._replace(target_embedding=jnp.ones((3, 50)), w_out=jnp.eye(50, 3))
     fed = np.zeros((4, 2), int)
-    logits = [
-        model.logits(params, model.encode(params, fed), fed, key=jax.random.key(4), sampling_rate=rate)
-        for rate in (0.0, 1.0)
-    ]
+
+    @jax.jit
+    def logits_at(rate):
+        encoded = model.encode(params, fed)
+        return model.logits(params, encoded, fed, key=jax.random.key(4), sampling_rate=rate)
+
+    logits = [logits_at(rate) for rate in (0.0, 1.0)]
     np.testing.assert_allclose(*logits, rtol=1e-12)
     assert 0 < float(jnp.mean(logits[0] == 0)) < 1
 
@@ -102,16 +109,18 @@ def test_scheduled_sampling(dtype):
     model = MODELS["additive"]
     params, (source, _, fed) = random_params(model, dtype), sentences(model)
     encoded = model.encode(params, source, lengths=SOURCE_LENGTHS)
-    lengths, key = np.full(BATCH, TARGET), jax.random.key(5)
-    never = model.logits(params, encoded, fed, lengths=lengths, key=key, sampling_rate=0.0)
-    forced = model.logits(params, encoded, fed, lengths=lengths)
+    key = jax.random.key(5)
+    logits_of = functools.partial(
+        jax.jit(model.logits), params, encoded, fed, lengths=np.full(BATCH, TARGET)
+    )
+    never, forced = logits_of(key=key, sampling_rate=0.0), logits_of()
     np.testing.assert_allclose(never, forced, rtol=1e-6)
-    always = model.logits(params, encoded, fed, lengths=lengths, key=key, sampling_rate=1.0)
+    always, step = logits_of(key=key, sampling_rate=1.0), jax.jit(model.step)
     _, key_noise, _ = jax.random.split(key, 3)
     _, key_draws, _ = jax.random.split(key_noise, 3)
     carry, tokens = encoded.carry, fed[0]
     for row, draw in zip(always, jax.random.split(key_draws, TARGET), strict=True):
-        carry, logits, _ = model.step(params, carry, tokens, encoded.memory)
+        carry, logits, _ = step(params, carry, tokens, encoded.memory)
         np.testing.assert_allclose(row, logits, rtol=1e-4, atol=TOLERANCE[dtype])
         tokens = jax.random.categorical(draw, logits)
     assert not jnp.array_equal(always[1:], forced[1:])
