@@ -3,7 +3,7 @@
     python -m experiments.translation_ablation
 
 trains five translation models of growing means with three seeds each, English to French, on 20,000 pairs
-of Tatoeba (downloaded once), at some minutes a run on two CPU cores. Interrupted, it goes on with
+of Tatoeba (downloaded once), in an hour on two CPU cores. Interrupted, it goes on with
 ``--out DIR --resume``: what is done is not done again.
 
 - plain: an encoder, and a decoder that starts from its last state (Cho et al. 2014; Sutskever et al. 2014);

@@ -15,7 +15,7 @@ from experiments import translation
 from experiments.data.batches import TrainingBatches
 from experiments.data.pairs import Pairs
 from experiments.harness import command_line
-from experiments.harness.translating import evaluate, measure, score, translate
+from experiments.harness.translating import described, evaluate, measure, score, translate
 from tests.test_char_lm import read_metrics
 
 SMALL = ["--hidden-size", "24", "--embedding-size", "8", "--batch-size", "16", "--steps", "120"]
@@ -148,6 +148,13 @@ def test_measure():
     folded = measure(["a b c d e", "X"], ["a b c d e", "x"], lowercase=True)
     assert (folded["exact_match"], round(folded["bleu"])) == (1.0, 100)
     assert "case:lc" in folded["bleu_signature"]
+    # Words alone, as German writes a number: all is right, and BLEU is zero.
+    words = measure(["zwei", "drei"], ["zwei", "drei"], lowercase=False)
+    others = {"sentences": 2, "perplexity": 1.0, "cut_off": 0}
+    unknown = {"unknown_source_tokens": 0, "unknown_target_tokens": 0}
+    assert (words["exact_match"], words["bleu"]) == (1.0, 0.0)
+    assert "BLEU counts four words in a row, and there are none" in described(words | others | unknown)
+    assert "four words" not in described(figures | others | unknown)
 
 
 @pytest.mark.slow

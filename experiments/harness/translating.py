@@ -155,13 +155,15 @@ def evaluate(
 
 def described(figures: dict[str, Any]) -> str:
     """Figures of an evaluation in words."""
-    cut = f"; {figures['cut_off']} cut off" if figures["cut_off"] else ""
+    remarks = f"; {figures['cut_off']} cut off" if figures["cut_off"] else ""
     if unknown := figures["unknown_source_tokens"] + figures["unknown_target_tokens"]:
-        cut += f"; {unknown:,} tokens are not in the vocabularies"
+        remarks += f"; {unknown:,} tokens are not in the vocabularies"
+    if figures["bleu"] == 0 < figures["exact_match"]:  # right, yet 0
+        remarks += "; BLEU counts four words in a row, and there are none"
     return (
         f"{figures['sentences']:,} sentences: exact match {figures['exact_match']:.2%}, "
         f"BLEU {figures['bleu']:.2f}, chrF {figures['chrf']:.2f}, "
-        f"perplexity {figures['perplexity']:.3f}{cut}\n"
+        f"perplexity {figures['perplexity']:.3f}{remarks}\n"
         f"{figures['bleu_signature']}"
     )
 
