@@ -78,12 +78,13 @@ def test_sentences_of_one_side_stay_together():
 
 def test_no_sentence_of_the_other_side_leaks(told):
     english = [f"sentence {n}" for n in range(400)]
-    french = [f"phrase {n // 4}" for n in range(400)]  # four English ones each
+    french = [f"phrase {n // 8}" for n in range(400)]  # eight English ones each
     split = split_by(Pairs(english, french), "source", told.append)
     for side in ("source", "target"):
         parts = [set(getattr(part, side)) for part in split]
         assert sum(map(len, parts)) == len(set().union(*parts))
-    assert len(split.test.source) == 20
+    assert len(split.valid.source) < len(split.test.source) == 20
+    assert len(split.train.source) > 20
     left = sum(len(part.source) for part in split)
     assert 0 < left < 400
     assert told == [
