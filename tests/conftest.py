@@ -20,7 +20,7 @@ if jax.__version_info__ < (0, 11):
         jax.devices()
 
 
-# The quick check runs the contract tests on one cell, both dtypes in float64 alone, and no doctests.
+# The quick check runs the contract tests on one cell, tests of both dtypes in float64 only, and no doctest.
 QUICK_CELL = "lstm"
 
 
