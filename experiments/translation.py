@@ -15,7 +15,7 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -61,6 +61,7 @@ from experiments.harness.translating import (
     count_unknown,
     described,
     evaluate,
+    note_unknown,
     score,
     translate,
 )
@@ -328,6 +329,8 @@ def translate_command(config: Translate) -> None:
     """Print a translation for each line; a blank line for a blank one."""
     if not 1 <= config.n_best <= config.beam:
         raise ValueError(f"--n-best must lie between 1 and --beam {config.beam}, got {config.n_best}")
+    if config.picture is not None and not config.picture.parent.is_dir():
+        raise ValueError(f"--picture: there is no folder {config.picture.parent}")
     translator, _ = load_models(config)
     if config.picture is not None and not any(model.attention for model, _ in translator.models):
         raise ValueError("the model has no attention to draw a picture of")
@@ -336,8 +339,10 @@ def translate_command(config: Translate) -> None:
     if not any(lines):
         raise ValueError("there is nothing to translate: standard input, or --source, has no sentence")
     sentences = [line for line in lines if line]
-    note_unknown(count_unknown(translator.vocabularies, Pairs(sentences, ())))
-    found = iter(translate(translator, sentences, beam=config.beam, length_penalty=config.length_penalty))
+    note_unknown(translator.vocabularies, Pairs(sentences, ()))
+    options: dict[str, Any] = {"beam": config.beam, "length_penalty": config.length_penalty}
+    with counted(f"translating {len(sentences):,} sentences", stderr=True) as on_batch:
+        found = iter(translate(translator, sentences, **options, on_batch=on_batch))
     results = [next(found) if line else [] for line in lines]
     for number, hypotheses in enumerate(results, start=1):
         if config.n_best == 1 or not hypotheses:
@@ -351,21 +356,15 @@ def translate_command(config: Translate) -> None:
         attention_picture(config.picture, best)
 
 
-def note_unknown(unknown: dict[str, int]) -> None:
-    """Tell how many tokens of the text the vocabulary lacks, if any."""
-    for side, count in unknown.items():
-        if count:
-            note(f"{count:,} tokens of the {side} text are not in the vocabulary")
-
-
 def score_command(config: Score) -> None:
     """Print the log-probability of each target."""
     translator, _ = load_models(config)
     pairs = read_aligned(config.source, config.target)
     if blank := sum(not (source and target) for source, target in zip(*pairs, strict=True)):
         note(f"{blank:,} of {len(pairs.source):,} lines are blank on a side, and scored as such")
-    note_unknown(count_unknown(translator.vocabularies, pairs))
-    nats, _ = score(translator, pairs)
+    note_unknown(translator.vocabularies, pairs)
+    with counted(f"scoring {len(pairs.source):,} pairs", stderr=True) as on_batch:
+        nats, _ = score(translator, pairs, on_batch)
     print("\n".join(f"{value:.4f}" for value in nats))
 
 

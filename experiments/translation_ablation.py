@@ -84,10 +84,9 @@ def ablate(config: Ablation) -> None:
         raise ValueError(f"seeds must be 0 or more and below 2**32, got {config.seeds}")
     out = config.out or runs.default_directory("translation_ablation")
     runs.check_out(out, resume=config.resume)
-    check_settings(settings_of(config, "plain", seed=0))
-    load_data(
-        settings_of(config, "plain", seed=0)
-    )  # what is wrong with it must show before a folder is made
+    settings = settings_of(config, "plain", seed=0)
+    check_settings(settings)
+    load_data(settings)  # what is wrong with it must show before a folder is made
     record = runs.config_record(config)
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)

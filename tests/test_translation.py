@@ -105,7 +105,9 @@ def test_translate(finished, monkeypatch, capsys, tmp_path):
     capsys.readouterr()
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{sources[0]}\n\n  {sources[1]}\u00a0\n"))
     run("translate", "--run", finished)
-    assert capsys.readouterr().out == f"{expected[0]}\n\n{expected[1]}\n"
+    told = capsys.readouterr()
+    assert told.out == f"{expected[0]}\n\n{expected[1]}\n"
+    assert "translating 2 sentences" in told.err
     (tmp_path / "source").write_text(sources[0] + "\n")
     picture = tmp_path / "looked.png"
     run(
@@ -295,6 +297,10 @@ def test_bad_text(finished, backward, tmp_path, monkeypatch, capsys):
             "--n-best must lie between 1 and --beam 5, got 6",
         ),
         (["translate", "--run", finished, "--beam", 0], "beam"),
+        (
+            ["translate", "--run", finished, "--source", path["one"], "--picture", path["none"] / "x.png"],
+            "--picture: there is no folder",
+        ),
         (
             ["translate", "--run", backward, "--source", path["one"], "--picture", path["none"]],
             "no attention",

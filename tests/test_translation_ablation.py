@@ -29,16 +29,19 @@ def files(tmp_path):
 
 
 def test_every_model_of_the_road_can_be_built():
-    """Each has more parameters than the one before, but for the order of reading."""
-    counts = {}
+    """No two are alike, and each has more parameters than the one before, but for the order of reading."""
+    models, counts = set(), {}
     for name, switches in ROAD.items():
         settings = Train(hidden_size=4, embedding_size=4, **switches)
         check_settings(settings)
-        params = jax.eval_shape(build_model(settings, (5, 5)).init, jax.random.key(0))
+        model = build_model(settings, (5, 5))
+        models.add(model)
+        params = jax.eval_shape(model.init, jax.random.key(0))
         counts[name] = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert list(counts.values()) == sorted(counts.values())
     assert counts["plain"] == counts["reversed"]
     assert len(set(counts.values())) == len(ROAD) - 1
+    assert len(models) == len(ROAD)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
@@ -55,12 +56,16 @@ def training_bar(steps: int, unit: str) -> Iterator[TrainingBar]:
 
 
 @contextmanager
-def counted(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told (done, total); a line with the description where there is no terminal."""
-    if not sys.stdout.isatty():
-        print(description, flush=True)
+def counted(description: str, *, stderr: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told (done, total); a line with the description where there is no terminal.
+
+    On standard error where standard output is for results alone.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    if not stream.isatty():
+        print(description, file=stream, flush=True)
         yield lambda done, total: None
         return
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=stderr), transient=True) as progress:
         task = progress.add_task(description)
         yield lambda done, total: progress.update(task, completed=done, total=total)

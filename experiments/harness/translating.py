@@ -14,6 +14,7 @@ import sacrebleu
 from experiments.data.batches import Batch, EncodedPair, batches_in_order, encode_pairs
 from experiments.data.pairs import Pairs
 from experiments.data.tokens import END, START, Vocabularies, check_known, decode, encode
+from experiments.harness.command_line import note
 from experiments.harness.plots import save
 from jaxrnn.decoding import beam_search, ensemble, forced_score
 from jaxrnn.models.seq2seq import Encoded, Seq2Seq
@@ -83,16 +84,20 @@ def translate(
     return found
 
 
-def score(translator: Translator, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+def score(
+    translator: Translator, pairs: Pairs, on_batch: OnBatch = lambda done, total: None
+) -> tuple[np.ndarray, np.ndarray]:
     """The log-probability in nats of every target given its source, and its tokens, the end included."""
     encoded = encode_pairs(translator.vocabularies, pairs)
-    scores = np.zeros(len(encoded))
+    scores, done = np.zeros(len(encoded)), 0
     for indices, batch in batches_in_order(encoded, (), BATCH):
         step, state, context = _start(translator, batch)
         nats = forced_score(
             step, state, batch.targets.T, start=START, lengths=batch.target_lengths, context=context
         )
         scores[indices] = np.asarray(nats)[: len(indices)]
+        done += len(indices)
+        on_batch(done, len(encoded))
     return scores, np.array([len(pair.target) + 1 for pair in encoded])
 
 
@@ -106,6 +111,17 @@ def count_unknown(vocabularies: Vocabularies, pairs: Pairs, whose: str = "") -> 
         side: check_known(f"{side} text{whose}", encode(tokenizer, lines), lines)
         for side, tokenizer, lines in zip(("source", "target"), vocabularies, pairs, strict=True)
     }
+
+
+def note_unknown(vocabularies: Vocabularies, pairs: Pairs) -> None:
+    """Tell the user how many tokens of each side its vocabulary lacks, if any.
+
+    Raises:
+      ValueError: where they are most of the text.
+    """
+    for side, count in count_unknown(vocabularies, pairs).items():
+        if count:
+            note(f"{count:,} tokens of the {side} text are not in the vocabulary")
 
 
 def measure(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool) -> dict[str, Any]:
