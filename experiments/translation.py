@@ -12,7 +12,6 @@ numbers right; the second takes about twenty minutes.
 """
 
 import hashlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -334,8 +333,7 @@ def translate_command(config: Translate) -> None:
     translator, _ = load_models(config)
     if config.picture is not None and not any(model.attention for model, _ in translator.models):
         raise ValueError("the model has no attention to draw a picture of")
-    text = sys.stdin.read() if config.source is None else read_text(config.source, newline="")
-    lines = [normalized(line) for line in lines_of(text)]
+    lines = [normalized(line) for line in lines_of(read_text(config.source, newline=""))]
     if not any(lines):
         raise ValueError("there is nothing to translate: standard input, or --source, has no sentence")
     sentences = [line for line in lines if line]

@@ -3,8 +3,11 @@
 import gc
 import hashlib
 import http.server
+import io
 import itertools
+import os
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -153,10 +156,46 @@ def test_load_text_reads_a_file(tmp_path):
     assert load_text(str(path)) == "naïve 😀\n"
 
 
-def test_line_ends_and_byte_order_mark(tmp_path):
-    path = tmp_path / "text"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n\xef\xbb\xbf")
-    assert load_text(str(path)) == "one\ntwo\nthree\n\ufeff"  # only the leading mark is no text
+@pytest.fixture(params=["file", "pipe", "standard input"])
+def reader(request, tmp_path, monkeypatch):
+    """Every way by which bytes reach a command, given the bytes: what ``read_text`` makes of them."""
+
+    def read(content: bytes, **options):
+        path = None if request.param == "standard input" else tmp_path / "text"
+        if request.param == "file":
+            path.write_bytes(content)
+        elif request.param == "pipe":
+            os.mkfifo(path)
+            writer = threading.Thread(target=path.write_bytes, args=(content,), daemon=True)
+            writer.start()
+        else:  # in the C locale, say
+            stream = io.TextIOWrapper(io.BytesIO(content), encoding="latin-1")
+            monkeypatch.setattr(sys, "stdin", stream)
+        return read_text(path, **options)
+
+    return read
+
+
+def test_line_ends_and_byte_order_mark(reader):
+    text = reader(b"\xef\xbb\xbfone\r\ntwo\rthree\n\xef\xbb\xbf")
+    assert text == "one\ntwo\nthree\n\ufeff"  # only the leading mark is no text
+
+
+def test_line_ends_as_they_are(reader):
+    assert reader("é\r\ntwo\rthree\n".encode(), newline="") == "é\r\ntwo\rthree\n"
+
+
+def test_closed_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input cannot be read: it is closed"):
+        read_text(None)
+
+
+def test_load_text_reads_a_pipe_once(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    threading.Thread(target=path.write_bytes, args=(b"naive\n",), daemon=True).start()
+    assert load_text(str(path)) == "naive\n"
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
@@ -170,18 +209,19 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "text is empty"),
-        (b"\xef\xbb\xbf", "text is empty"),
-        (b"abc\xff\xfe", "text is not UTF-8 text: invalid start byte at byte 3"),
-        ("é".encode()[:1], "text is not UTF-8 text: unexpected end of data at byte 0"),
-        (b"abc\0def", "text is not text: it holds a zero byte at character 3"),
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"abc\xff\xfe", "is not UTF-8 text: invalid start byte at byte 3"),
+        (b"\xef\xbb\xbfabc\xff", "is not UTF-8 text: invalid start byte at byte 6"),
+        ("é".encode()[:1], "is not UTF-8 text: unexpected end of data at byte 0"),
+        (b"abc\0def", "is not text: it holds a zero byte at character 3"),
+        ("abc".encode("utf-16"), "is UTF-16 text, expected UTF-8"),
+        ("abc".encode("utf-16-le"), "is not text: it holds a zero byte at character 1"),
     ],
 )
-def test_what_is_no_text(tmp_path, content, message):
-    path = tmp_path / "text"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        load_text(str(path))
+def test_what_is_no_text(reader, content, message):
+    with pytest.raises(ValueError, match=f"(text|standard input) {message}$"):
+        reader(content)
 
 
 def test_read_text_of_no_file(tmp_path):

@@ -35,6 +35,12 @@ def run(*arguments):
     command_line.main("", COMMANDS, [str(argument) for argument in arguments], split_cores=False)
 
 
+def give(monkeypatch, text):
+    """A standard input, in the C locale, say."""
+    stream = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii")
+    monkeypatch.setattr(sys, "stdin", stream)
+
+
 def pairs_of_digits(count, seed=0):
     draw = random.Random(seed)
     numbers = [[draw.randrange(10) for _ in range(draw.randint(1, 4))] for _ in range(count)]
@@ -103,7 +109,7 @@ def test_translate(finished, monkeypatch, capsys, tmp_path):
     expected = (finished / "translations.txt").read_text().splitlines()
     sources = (finished / "test_source.txt").read_text().splitlines()
     capsys.readouterr()
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{sources[0]}\n\n  {sources[1]}\u00a0\n"))
+    give(monkeypatch, f"{sources[0]}\n\n  {sources[1]}\u00a0\n")
     run("translate", "--run", finished)
     told = capsys.readouterr()
     assert told.out == f"{expected[0]}\n\n{expected[1]}\n"
@@ -281,9 +287,9 @@ def test_bad_text(finished, backward, tmp_path, monkeypatch, capsys):
     for name, text in texts.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     path = {name: tmp_path / name for name in [*texts, "none"]}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    give(monkeypatch, "")
     for arguments, message in (
-        (["translate", "--run", finished], "there is nothing to translate: standard input"),
+        (["translate", "--run", finished], "standard input is empty"),
         (["translate", "--run", finished, "--source", path["blank"]], "there is nothing to translate"),
         (["translate", "--run", finished, "--source", path["empty"]], "empty is empty"),
         (

@@ -3,8 +3,11 @@
 The directory is ``$JAXRNN_DATA``, else the user's cache folder; files lie there as ``<data set>/<file>``.
 """
 
+import codecs
 import hashlib
+import io
 import os
+import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +72,7 @@ def fetch(name: str, remote: RemoteFile) -> Path:
 
 
 def load_text(corpus: str) -> str:
-    """The text of ``stdlib``, of a named corpus, or of a UTF-8 file.
+    """The text of ``stdlib``, of a named corpus, or of a UTF-8 file, which may be a pipe.
 
     Raises:
       ValueError: if it is none of these, or the file is empty or not UTF-8 text.
@@ -78,31 +81,48 @@ def load_text(corpus: str) -> str:
         return standard_library()
     if corpus in CORPORA:
         return read_text(fetch(corpus, CORPORA[corpus]))
-    if not Path(corpus).is_file():
+    if not can_be_read(Path(corpus)):
         known = ", ".join([STANDARD_LIBRARY, *CORPORA])
         raise ValueError(f"corpus {corpus!r} is neither a file nor one of {known}")
     return read_text(Path(corpus))
 
 
-def read_text(path: Path, newline: str | None = None) -> str:
-    """A UTF-8 file without a byte-order mark; ``newline`` as of ``open``, so that by default every kind of
-    line end becomes LF.
+def can_be_read(path: Path) -> bool:
+    """Whether a path is a file's, or a pipe's, which gives its content only once."""
+    return path.exists() and not path.is_dir()
+
+
+def read_text(path: Path | None, newline: str | None = None) -> str:
+    """All of a UTF-8 file, or of standard input for None, without a byte-order mark.
+
+    Args:
+      path: the file; None reads standard input, in UTF-8 whatever the locale.
+      newline: as of ``open``, so that by default every kind of line end becomes LF.
 
     Raises:
-      ValueError: for a file that is missing, empty, or not UTF-8 text.
+      ValueError: for what is missing, closed, empty, or not UTF-8 text.
     """
+    name = "standard input" if path is None else str(path)
     try:
-        with path.open(encoding="utf-8-sig", newline=newline) as file:
-            text = file.read()
+        content = _standard_input() if path is None else path.read_bytes()
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{name} is UTF-16 text, expected UTF-8") from error
+        raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
     if "\0" in text:
-        raise ValueError(f"{path} is not text: it holds a zero byte at character {text.index(chr(0))}")
+        raise ValueError(f"{name} is not text: it holds a zero byte at character {text.index(chr(0))}")
     if not text:
-        raise ValueError(f"{path} is empty")
-    return text
+        raise ValueError(f"{name} is empty")
+    return io.StringIO(text, newline).read()
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:  # closed when the process started
+        raise OSError("it is closed")
+    return sys.stdin.buffer.read()
 
 
 def standard_library(root: Path | None = None) -> str:
