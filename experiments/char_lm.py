@@ -9,7 +9,6 @@ The first command takes about two minutes on two CPU cores, needs no network, an
 character on held-out files, with samples that look like Python.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,18 +20,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.data.corpora import load_text, read_text
+from experiments.data.corpora import read_text
 from experiments.harness import run as runs
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, on_one_device, replicate, shard
 from experiments.harness.loop import Loop, train
 from experiments.harness.optimizer import adam
+from experiments.harness.parts import load_parts
 from experiments.harness.plots import training_curves
 from experiments.harness.progress import counted
-from experiments.harness.writing import most_probable, print_texts, without_replacement, write
+from experiments.harness.reports import part
+from experiments.harness.writing import (
+    first_character,
+    most_probable,
+    print_texts,
+    unescaped,
+    without_replacement,
+    write,
+)
 from jaxrnn import GRU, LSTM, Elman
 from jaxrnn.checks import check_positive
-from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
+from jaxrnn.data.text import Chunk, Streams, Vocabulary
 from jaxrnn.decoding.sampling import Feedback
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
 from jaxrnn.training.state import TrainState, init_state
@@ -84,6 +92,10 @@ class Train:
     """Part of the text held out for validation, after the training text."""
     test_fraction: float = 0.05
     """Part of the text held out for the final test, after the validation text."""
+    valid: str | None = None
+    """UTF-8 file to validate on; then the corpus gives up no part for it, and has all of its characters."""
+    test: str | None = None
+    """UTF-8 file for the final test, likewise."""
     seed: int = 0
     """Seed of initialisation, dropout and samples."""
     evaluate_every: int = 500
@@ -104,12 +116,13 @@ class Sample:
 
     run: Path
     """Folder of a run."""
-    prompt: str = "\n"
-    """Text to continue; printed before the sample."""
+    prompt: str | None = None
+    r"""Text to continue, with \n for a line break, \t for a tab and \\ for a backslash; printed before the
+    sample. None: a line break; without one in the vocabulary a space; else its first character."""
     length: int = 500
     """Characters to draw."""
     temperature: float = TEMPERATURE
-    """Below 1 the model plays safe, above 1 it dares more."""
+    """Below 1 the model plays safe, above 1 it dares more; at 0 it takes the most probable character."""
     top_k: int | None = None
     """Draw from the k most probable characters only."""
     top_p: float | None = None
@@ -142,38 +155,39 @@ def train_command(config: Train) -> None:
         check_positive(name, getattr(config, name))
     out = config.out or runs.default_directory("char_lm")
     runs.check_out(out, resume=config.resume)
-    text = load_text(config.corpus)
-    vocabulary = Vocabulary.of(text)
-    train_ids, valid_ids, test_ids = split_in_order(
-        vocabulary.encode(text), config.valid_fraction, config.test_fraction
+    data = load_parts(
+        config.corpus,
+        files={"valid": config.valid, "test": config.test},
+        fractions={"valid": config.valid_fraction, "test": config.test_fraction},
     )
-    streams = Streams(train_ids, config.batch_size, config.chunk_length)
-    check_measurable(config, valid=valid_ids, test=test_ids)
-    model = build_model(config, len(vocabulary))
+    streams = Streams(data.train, config.batch_size, config.chunk_length)
+    check_measurable(config, valid=data.valid, test=data.test)
+    model = build_model(config, len(data.vocabulary))
     training = build_training(config, model)
-    record = runs.config_record(config) | {"corpus_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    record = runs.config_record(config) | data.digests
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
     else:
-        runs.create(out, record, fill=lambda folder: vocabulary.save(folder / "vocabulary.json"))
-    curve_ids = pieces(valid_ids)
+        runs.create(out, record, fill=lambda folder: data.vocabulary.save(folder / "vocabulary.json"))
+    curve_ids = pieces(data.valid)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        params = on_one_device(state.params)
-        sample_text = write(model, params, vocabulary, "\n", 500, seed=config.seed, temperature=TEMPERATURE)
-        runs.write_text(out / "samples" / f"step_{int(state.step):06d}.txt", sample_text)
-        nats, count = text_nats(model, params, curve_ids, streams=CURVE_PIECES)
+        nats, count = text_nats(model, on_one_device(state.params), curve_ids, streams=CURVE_PIECES)
         return {"valid_estimate": nats / count}
 
-    print(
-        f"{config.corpus}: {len(text):,} characters, {len(vocabulary)} distinct; run in {out}", flush=True
-    )
+    def report(state: TrainState) -> None:
+        sample = draw(model, on_one_device(state.params), data.vocabulary, config.seed)
+        runs.write_text(out / "samples" / f"step_{int(state.step):06d}.txt", sample)
+
+    size, distinct = len(data.text), len(data.vocabulary)
+    print(f"{config.corpus}: {size:,} characters, {distinct} distinct; run in {out}", flush=True)
     loop = Loop(
         directory=out,
         config=record,
         train_step=training.step,
         chunk=lambda position: shard_chunk(streams.chunk(position), training.mesh),
         evaluate=evaluate,
+        report=report,
         criterion="valid_estimate",
         steps=config.steps,
         evaluate_every=config.evaluate_every,
@@ -183,17 +197,18 @@ def train_command(config: Train) -> None:
         tensorboard=config.tensorboard,
     )
     _, seconds = train(loop, training.state, resume=config.resume)
-    finish(out, seconds, config, {"valid": valid_ids, "test": test_ids})
+    finish(out, seconds, config, {"valid": data.valid, "test": data.test})
 
 
 def check_measurable(config: Train, **parts: np.ndarray) -> None:
     """Raise ValueError unless each held-out part has a character to predict and one before it."""
-    for name, part in parts.items():
-        if len(part) < 2:
-            raise ValueError(
-                f"{config.corpus} leaves {len(part)} characters for --{name}-fraction "
-                f"{getattr(config, name + '_fraction')}, and at least 2 are needed"
-            )
+    for name, ids in parts.items():
+        if len(ids) < 2:
+            file, fraction = getattr(config, name), getattr(config, f"{name}_fraction")
+            what = f"{config.corpus} leaves {len(ids)} characters for --{name}-fraction {fraction}"
+            if file is not None:
+                what = f"--{name} {file} holds {len(ids)} characters"
+            raise ValueError(f"{what}, and at least 2 are needed")
 
 
 def pieces(ids: np.ndarray) -> np.ndarray:
@@ -276,14 +291,6 @@ def load_run(directory: Path) -> tuple[LanguageModel, Any, Vocabulary, Train]:
 def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray]) -> None:
     """The figures of the best checkpoint, the learning curve, and samples."""
     model, params, vocabulary, _ = load_run(out)
-    training_curves(
-        out,
-        {"training": "loss", "validation": "valid_estimate"},
-        per_step=config.batch_size * config.chunk_length / 1e6,
-        x_label="characters seen (millions)",
-        y_label="loss (nats per character)",
-        title=f"{config.cell} {config.hidden_size} × {config.layers} on {config.corpus}",
-    )
     figures = {}
     for name, ids in parts.items():
         with counted(f"measuring {len(ids):,} characters of {name} text") as on_chunk:
@@ -300,15 +307,30 @@ def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray
         **runs.environment(),
     }
     runs.write_json(out / "summary.json", summary)
-    samples = [
-        write(model, params, vocabulary, "\n", 500, seed=seed, temperature=TEMPERATURE) for seed in range(2)
-    ]
-    runs.write_text(out / "samples.txt", "\n\n".join(samples))
-    for text in samples:
-        print(f"\n--- sample {'-' * 60}\n{text}")
+    with part("samples.txt"):
+        samples = [draw(model, params, vocabulary, seed) for seed in range(2)]
+        runs.write_text(out / "samples.txt", "\n\n".join(samples))
+        for text in samples:
+            print(f"\n--- sample {'-' * 60}\n{text}")
     valid, test, bits = (summary[f"{name}_per_char"] for name in ("valid_nats", "test_nats", "bits"))
     print(f"{'-' * 71}\nvalid {valid:.4f}, test {test:.4f} nats per character ({bits:.3f} bits)")
     print(f"{config.steps} steps in {seconds:.0f} s; all in {out}")
+    with part("learning_curve.png"):
+        training_curves(
+            out,
+            {"training": "loss", "validation": "valid_estimate"},
+            per_step=config.batch_size * config.chunk_length / 1e6,
+            x_label="characters seen (millions)",
+            y_label="loss (nats per character)",
+            title=f"{config.cell} {config.hidden_size} × {config.layers} on {config.corpus}",
+        )
+
+
+def draw(model: LanguageModel, params: Any, vocabulary: Vocabulary, seed: int) -> str:
+    """A sample that continues nothing."""
+    return write(
+        model, params, vocabulary, first_character(vocabulary), 500, seed=seed, temperature=TEMPERATURE
+    )
 
 
 def sample_command(config: Sample) -> None:
@@ -322,15 +344,18 @@ def sample_command(config: Sample) -> None:
     if len(several) > 1 or (several and changed):
         given = ", ".join("--" + name.replace("_", "-") for name in [*several, *changed])
         raise ValueError(f"{given} do not go together; see sample --help")
+    if not config.temperature >= 0:
+        raise ValueError(f"temperature must be 0 or more, got {config.temperature}")
     model, params, vocabulary, _ = load_run(config.run)
-    what = (model, params, vocabulary, config.prompt, config.length)
+    prompt = first_character(vocabulary) if config.prompt is None else unescaped(config.prompt)
+    what = (model, params, vocabulary, prompt, config.length)
     if config.beam is not None:
-        print_texts(config.prompt, most_probable(*what, config.beam))
+        print_texts(prompt, most_probable(*what, config.beam))
     elif config.without_replacement is not None:
-        print_texts(config.prompt, without_replacement(*what, config.without_replacement, seed=config.seed))
+        print_texts(prompt, without_replacement(*what, config.without_replacement, seed=config.seed))
     else:
         options = {name: getattr(config, name) for name in drawing}
-        print(config.prompt + write(*what, seed=config.seed, **options))
+        print(prompt + write(*what, seed=config.seed, **options))
 
 
 def evaluate_command(config: Evaluate) -> None:
@@ -345,8 +370,9 @@ def evaluate_command(config: Evaluate) -> None:
         "nats_per_char": nats / count,
         "bits_per_char": nats / count / math.log(2),
     }
-    runs.write_json(config.run / "evaluation.json", result)
     print(f"{result['nats_per_char']:.6f} nats, {result['bits_per_char']:.6f} bits per character")
+    with part("evaluation.json"):
+        runs.write_json(config.run / "evaluation.json", result)
 
 
 if __name__ == "__main__":

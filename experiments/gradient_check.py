@@ -77,7 +77,7 @@ def study_command(config: Config) -> None:
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
     else:
-        runs.create(out, record, fill=lambda folder: (folder / "parts").mkdir())
+        runs.create(out, record, fill=lambda folder: (folder / "parts").mkdir(exist_ok=True))
     results = compute(plan(config), out / "parts")
     wrong = finish(out, config, results)
     if wrong:

@@ -275,7 +275,7 @@ class TestBadInput:
         [
             (None, "is neither a file nor one of stdlib, tiny_shakespeare, war_and_peace"),
             (b"", "is empty"),
-            (b"\xff\xfe\x00text", "is not UTF-8 text: invalid start byte at byte 0"),
+            (b"\xff\xfet\x00", "is UTF-16 text, expected UTF-8"),
             (b"some\x00text", "holds a zero byte"),
             (b"too short a text", "too short: 32 stream(s) of 64 step(s) need at least 2049 characters"),
         ],
@@ -333,8 +333,8 @@ class TestBadInput:
         assert "3 character(s) outside the vocabulary" in error
         assert "'ï日本'" in error
         assert "the prompt is empty" in self.fails(capsys, "sample", "--run", finished, "--prompt", "")
-        error = self.fails(capsys, "sample", "--run", finished, "--temperature", "0")
-        assert "temperature must be above 0" in error
+        error = self.fails(capsys, "sample", "--run", finished, "--temperature", "-1")
+        assert "temperature must be 0 or more, got -1.0" in error
         error = self.fails(capsys, "sample", "--run", finished, "--length", "0")
         assert "length must be a positive integer, got 0" in error
 
@@ -373,14 +373,6 @@ class TestBadInput:
         (out / "config.json").write_text(json.dumps(config))
         error = self.fails(capsys, "sample", "--run", out)
         assert "another configuration: learning_rate should be 0.5, got 0.004" in error
-        assert "another configuration" in self.fails(capsys, "train", "--out", out, "--resume")
-
-    def test_a_changed_corpus_is_noticed(self, finished, corpus, tmp_path, capsys):
-        out, text = tmp_path / "run", tmp_path / "other.txt"
-        shutil.copytree(finished, out)
-        text.write_text(corpus.read_text()[::-1])
-        config = json.loads((out / "config.json").read_text()) | {"corpus": str(text)}
-        (out / "config.json").write_text(json.dumps(config))
         assert "another configuration" in self.fails(capsys, "train", "--out", out, "--resume")
 
     def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(

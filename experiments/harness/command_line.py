@@ -8,8 +8,10 @@ from typing import Any
 
 import tyro
 
+from experiments.harness import lock
 from experiments.harness.devices import use_all_cores
-from experiments.harness.run import NOT_OF_THE_RUN, load_config
+from experiments.harness.run import NOT_OF_THE_RUN, saved_settings
+from experiments.harness.streams import end, lasting
 
 
 def main(
@@ -35,7 +37,8 @@ def main(
     if arguments and arguments[0] in commands:
         name, arguments = arguments[0], arguments[1:]
     elif arguments and not arguments[0].startswith("-"):
-        _fail(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
+        with lasting():
+            _fail(f"unknown command {arguments[0]!r}; known: {', '.join(commands)}")
     else:
         name = default
         if len(commands) > 1:
@@ -43,14 +46,18 @@ def main(
     settings, run = commands[name]
     script = Path(sys.argv[0])
     program = f"python -m {script.parent.name}.{script.stem}" + ("" if name == default else f" {name}")
-    try:
-        run(_parse(settings, arguments, program, description if name == default else None))
-    except (ValueError, OSError) as error:
-        _fail(str(error))
-    except FloatingPointError as error:
-        _fail(str(error), code=1)
-    except KeyboardInterrupt:
-        _fail("interrupted", code=130)
+    with lasting() as output:
+        try:
+            run(_parse(settings, arguments, program, description if name == default else None))
+        except (ValueError, OSError) as error:
+            _fail(str(error))
+        except FloatingPointError as error:
+            _fail(str(error), code=1)
+        except KeyboardInterrupt:
+            _fail("interrupted", code=130)
+        finally:
+            lock.release()
+        end(output, files="out" in _names(settings))
 
 
 def note(message: str) -> None:
@@ -67,20 +74,20 @@ def _parse(settings: type, arguments: list[str], program: str, description: str 
         return given
     if given.out is None:
         raise ValueError("--resume needs --out DIR, the run to continue")
-    saved = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in load_config(given.out).items()
-    }
-    names = {field.name for field in dataclasses.fields(settings)} - NOT_OF_THE_RUN
-    of_the_run = dataclasses.replace(given, **{name: saved[name] for name in names & saved.keys()})
+    saved = {name: value for name, value in saved_settings(given.out).items() if name in _names(settings)}
+    of_the_run = dataclasses.replace(given, **saved)
     asked = tyro.cli(settings, args=arguments, prog=program, default=of_the_run)
-    for name in sorted(names):
+    for name in sorted(_names(settings) - NOT_OF_THE_RUN):
         if getattr(asked, name) != getattr(of_the_run, name):
             raise ValueError(
                 f"--resume: {name} is {getattr(of_the_run, name)!r} in the run in {given.out}, "
                 f"got {getattr(asked, name)!r}"
             )
     return asked
+
+
+def _names(settings: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(settings)}
 
 
 def _fail(message: str, code: int = 2) -> None:

@@ -14,7 +14,8 @@ import optax
 import tensorboardX
 
 from experiments.harness.progress import TrainingBar, training_bar
-from experiments.harness.run import Metrics, check_same_config
+from experiments.harness.reports import part
+from experiments.harness.run import Metrics, check_same_config, write_json
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState
 
@@ -27,8 +28,8 @@ class Loop:
     """What the loop needs to know of an experiment.
 
     ``evaluate(state)`` returns figures for the metrics, among them ``criterion``, the lower the better;
-    it is called every ``evaluate_every`` steps and at the end, and may write samples or plots. Training
-    ends early once the criterion is below ``solved_below``.
+    it is called every ``evaluate_every`` steps and at the end. Training ends early once the criterion is
+    below ``solved_below``. ``report(state)`` may then write samples or plots: all is saved by then.
     """
 
     directory: Path
@@ -45,6 +46,7 @@ class Loop:
     tensorboard: bool = False
     solved_below: float = -math.inf
     whole: Path | None = None  # what --resume takes, where ``directory`` is only a part of it
+    report: Callable[[TrainState], None] | None = None
 
 
 @dataclass
@@ -65,18 +67,15 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
 
     Raises:
       FloatingPointError: when the loss or the gradient is not finite; names the last good checkpoint.
-      SystemExit: after SIGINT or SIGTERM, once the state is saved.
-      ValueError: if the checkpoint is damaged or of another run.
+      SystemExit: after SIGINT, SIGTERM or SIGHUP, once the state is saved.
+      ValueError: if the checkpoint is damaged, of another run, or past ``loop.steps``.
     """
     progress = _Progress()
     with Checkpoints(loop.directory / "checkpoints") as checkpoints:
         if resume and checkpoints.latest is not None:
-            state, record = checkpoints.restore(checkpoints.latest, like=state)
-            check_same_config(record.pop("config"), loop.config, loop.directory)
-            try:
-                progress = _Progress(**record)
-            except TypeError as error:
-                raise ValueError(f"the checkpoint in {loop.directory} is of another layout") from error
+            state, progress = _restore(loop, checkpoints, state)
+        if resume:  # the data may have moved, and the steps be more
+            write_json(loop.directory / "config.json", loop.config)
         metrics = Metrics(loop.directory / "metrics.jsonl")
         metrics.forget_after(int(state.step))
         with (
@@ -85,8 +84,9 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
             _events(loop) as events,
         ):
             session = _Session(loop, state, progress, checkpoints, metrics, bar, events)
-            while not session.done and not stopped:
-                session.advance()
+            with _saved_whatever_happens(session):
+                while not session.done and not stopped:
+                    session.advance()
             session.save()
     if stopped and (loop.whole is not None or not session.done):
         print(
@@ -95,6 +95,50 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
         )
         raise SystemExit(128 + stopped[0])
     return session.state, progress.seconds
+
+
+def _restore(loop: Loop, checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, _Progress]:
+    """The latest state and what goes with it; tells what other ``steps`` than before mean."""
+    check_steps(loop.directory, loop.steps)
+    state, record = checkpoints.restore(checkpoints.latest, like=like)
+    saved = record.pop("config")
+    check_same_config(saved, loop.config, loop.directory)
+    before = saved.get("steps", loop.steps)
+    if before != loop.steps:
+        print(
+            f"{loop.steps} steps instead of {before}: from step {int(state.step)} on, the learning rate "
+            f"follows the schedule of a run of {loop.steps}",
+            flush=True,
+        )
+    try:
+        return state, _Progress(**record)
+    except TypeError as error:
+        raise ValueError(f"the checkpoint in {loop.directory} is of another layout") from error
+
+
+def check_steps(directory: Path, steps: int) -> None:
+    """Raise ValueError if the run in a folder has taken more steps than it shall have."""
+    if not (directory / "checkpoints").is_dir():
+        return
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        taken = checkpoints.latest
+    if taken is not None and taken > steps:
+        raise ValueError(
+            f"steps must be at least the {taken} that the run in {directory} has taken, got {steps}"
+        )
+
+
+@contextmanager
+def _saved_whatever_happens(session: "_Session") -> Iterator[None]:
+    """Save what was trained before an error, a full disk or a failed evaluation say, ends the run."""
+    try:
+        yield
+    except FloatingPointError:  # the state is no good
+        raise
+    except Exception:
+        with part("saving what was trained"):
+            session.save()
+        raise
 
 
 class _Session:
@@ -166,6 +210,9 @@ class _Session:
         self.bar.evaluated(self.step, figures)
         self.progress.solved = figures[self.loop.criterion] < self.loop.solved_below
         self.save(figures[self.loop.criterion])
+        if self.loop.report is not None:
+            with part(f"the report at step {self.step}"):
+                self.loop.report(self.state)
         self._tick()
         self.logged_at = self.clock
 
@@ -194,9 +241,10 @@ class _Session:
 
 @contextmanager
 def _stop_on_signal() -> Iterator[list[int]]:
-    """A list that receives the number of a SIGINT or SIGTERM."""
+    """A list that receives the number of a SIGINT, SIGTERM or SIGHUP; what is ignored stays so (nohup)."""
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    numbers = [n for n in known if n is not None and signal.getsignal(n) != signal.SIG_IGN]
     previous = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
     try:
         yield received

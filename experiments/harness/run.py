@@ -7,16 +7,15 @@ import importlib.metadata
 import json
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
+from experiments.harness import lock
 from experiments.harness.devices import cores, on_one_device
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState
@@ -28,16 +27,21 @@ DIGEST = "_sha256"
 
 Settings = TypeVar("Settings")
 
-# Settings that may differ between a run and its continuation.
-NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every"}
+# Settings that may differ between a run and its continuation: where data lie, if they are the same, too.
+NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every", "steps"}
+NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test"}
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that is never seen half written; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = _temporary(path)
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -51,32 +55,47 @@ def default_directory(experiment: str) -> Path:
 
 
 def check_out(directory: Path, *, resume: bool | None) -> None:
-    """Raise ValueError if a new run would overwrite something; nothing is written yet.
+    """Raise ValueError if a new run would overwrite something, or another process writes into the one that
+    is to be continued; nothing is written yet.
 
     ``resume`` is None where a run cannot be continued.
     """
-    if resume or not directory.exists():
+    if resume:
+        load_config(directory)
+        lock.hold(directory)
         return
-    if not directory.is_dir() or any(directory.iterdir()):
+    if not directory.exists() or _begun(directory):
+        return
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is not a folder; give another --out")
+    # An empty file system has a folder, too.
+    if {path.name for path in directory.iterdir()} - {lock.NAME, "lost+found"}:
         what = "already holds a run" if (directory / "config.json").is_file() else "is not empty"
         instead = "another --out" if resume is None else "--resume to continue a run, or another --out"
         raise ValueError(f"{directory} {what}; give {instead}")
 
 
+def _begun(directory: Path) -> bool:
+    """Whether a run was killed while its folder was made."""
+    path = directory / "config.json"
+    return _temporary(path).exists() and not path.exists()
+
+
 def create(directory: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> None:
-    """Make the folder of a new run, with ``config.json`` and what ``fill`` writes in it from the first
-    moment on: whenever the run is killed, it can be resumed.
+    """Make the folder of a new run, with what ``fill`` writes in it and, last, ``config.json``: whenever
+    the run is killed, it can be resumed, or begun again.
+
+    The folder may be there and empty, a mount point say, or be where a symbolic link leads.
+
+    Raises:
+      ValueError: if another process writes into it, or has begun a run there.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=directory.name + ".", dir=directory.parent))
-    try:
-        write_json(temporary / "config.json", config)
-        fill(temporary)
-        temporary.chmod(0o755)
-        temporary.rename(directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    directory.resolve().mkdir(parents=True, exist_ok=True)
+    lock.hold(directory)
+    check_out(directory, resume=None)  # what was free may have been taken since
+    _temporary(directory / "config.json").touch()
+    fill(directory)
+    write_json(directory / "config.json", config)
 
 
 def load_config(directory: Path) -> dict[str, Any]:
@@ -97,6 +116,19 @@ def load_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def saved_settings(directory: Path) -> dict[str, Any]:
+    """The settings of the run in a folder, by name.
+
+    Raises:
+      ValueError: if it holds no run.
+    """
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in load_config(directory).items()
+        if not name.endswith(DIGEST)
+    }
+
+
 def load_settings(directory: Path, kind: type[Settings]) -> Settings:
     """The settings of the run in a folder, as its experiment's dataclass.
 
@@ -104,11 +136,11 @@ def load_settings(directory: Path, kind: type[Settings]) -> Settings:
       ValueError: if it holds no run, or one of another experiment.
     """
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    saved = {n: v for n, v in load_config(directory).items() if not n.endswith(DIGEST)}
+    saved = saved_settings(directory)
     if unknown := saved.keys() - names:
         given = ", ".join(sorted(unknown))
         raise ValueError(f"{directory} holds a run of another experiment: config.json has {given}")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()})
+    return kind(**saved)
 
 
 def best_params(directory: Path, like: TrainState) -> Any:
@@ -134,13 +166,20 @@ def config_record(config: Any) -> dict[str, Any]:
 
 
 def check_same_config(saved: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:
-    """Raise ValueError, naming the field, if what a run saved has other settings than expected."""
-    for name in expected.keys() - NOT_OF_THE_RUN:
-        if saved.get(name) != expected[name]:
-            raise ValueError(
-                f"the run in {directory} has another configuration: "
-                f"{name} should be {expected[name]!r}, got {saved.get(name)!r}"
-            )
+    """Raise ValueError, naming the field, if what a run saved has other settings or data than expected."""
+    digests = {name for name in saved if name.endswith(DIGEST)}
+    for name in sorted((expected.keys() | digests) - NOT_OF_THE_RUN):
+        if saved.get(name) == expected.get(name):
+            continue
+        if name.endswith(DIGEST):
+            what = name.removesuffix(DIGEST)
+            where = expected.get(what)
+            text = f"the text in {where}" if isinstance(where, str) else "what is given now"
+            raise ValueError(f"{what}: {text} is not the one the run in {directory} began with")
+        raise ValueError(
+            f"the run in {directory} has another configuration: "
+            f"{name} should be {expected[name]!r}, got {saved.get(name)!r}"
+        )
 
 
 class Metrics:

@@ -1,6 +1,7 @@
 """What a character model writes after a prompt."""
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,16 @@ class Text(NamedTuple):
     nats: float
 
 
+def first_character(vocabulary: Vocabulary) -> str:
+    """What comes before a text that continues nothing: a line break, or a space, or what else there is."""
+    return next((c for c in "\n " if c in vocabulary.characters), vocabulary.characters[0])
+
+
+def unescaped(prompt: str) -> str:
+    r"""A prompt as it is typed on a command line: ``\n``, ``\t`` and ``\\`` are one character each."""
+    return re.sub(r"\\([nt\\])", lambda found: {"n": "\n", "t": "\t", "\\": "\\"}[found[1]], prompt)
+
+
 def write(
     model: LanguageModel,
     params: Any,
@@ -28,7 +39,11 @@ def write(
     seed: int,
     **options: Any,
 ) -> str:
-    """A text drawn from the model; the options are those of ``sample``."""
+    """A text drawn from the model; the options are those of ``sample``, and temperature 0 draws nothing but
+    the most probable character.
+    """
+    if options.get("temperature") == 0:
+        options |= {"temperature": 1.0, "top_k": 1}
     step, carry, start = read(model, params, vocabulary, prompt)
     drawn = sample(step, carry, key=jax.random.key(seed), start=start, max_length=length, **options)
     return vocabulary.decode(drawn.tokens[0])
