@@ -38,6 +38,7 @@ from experiments.harness.command_line import main
 from experiments.harness.devices import cores
 from experiments.harness.plots import COLOURS, MARKERS, save
 from experiments.harness.progress import counted
+from experiments.harness.reports import part
 
 METHODS = ["autodiff", "bptt", "loop", "explicit_terms", "rtrl", "complex_step", "finite_difference"]
 HIGHER_ORDER = {"jvp_vjp", "second_order"}
@@ -165,12 +166,17 @@ def finish(out: Path, config: Config, results: dict[str, dict[str, Any]]) -> lis
     runs.write_json(out / "summary.json", summary)
     reports = [o["report"] for result in of["agreement"].values() for o in result["options"].values()]
     runs.write_text(out / "reports.txt", "\n\n".join(reports) + "\n")
-    draw_agreement(out / "agreement.png", errors)
-    draw_growth(out / "error_growth.png", of["growth"])
-    draw_step_sizes(out / "step_size.png", of["steps"]["LSTM"])
-    draw_mutations(out / "mutations.png", studies)
     print_tables(errors, mutations.totals(studies))
     print(f"all in {out}")
+    plots: dict[str, tuple[Callable[[Path, Any], None], Any]] = {
+        "agreement.png": (draw_agreement, errors),
+        "error_growth.png": (draw_growth, of["growth"]),
+        "step_size.png": (draw_step_sizes, of["steps"]["LSTM"]),
+        "mutations.png": (draw_mutations, studies),
+    }
+    for name, (draw, shown) in plots.items():
+        with part(name):
+            draw(out / name, shown)
     return [*disagreements(of["agreement"]), *complaints(studies)]
 
 

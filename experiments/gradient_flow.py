@@ -79,7 +79,7 @@ class Config:
     """Folder of the study; by default out/gradient_flow/<date-time>."""
 
 
-Result = tuple[Figures, list[report.Claim]]
+Result = tuple[Figures, Callable[[Figures], list[report.Claim]], Callable[[], None]]  # judge, plot
 
 
 def study_command(config: Config) -> None:
@@ -88,15 +88,17 @@ def study_command(config: Config) -> None:
     out = config.out or runs.default_directory("gradient_flow")
     runs.check_out(out, resume=None)
     runs.create(out, record, fill=lambda folder: None)
-    summary = {}
+    summary, about = {}, {"settings": record, **runs.environment()}
     for name, measure in parts.items():
         print(f"\n{name}", flush=True)
         started = time.monotonic()
-        figures, claims = measure(config, out)
+        figures, judge, plot = measure(config, out)
         seconds = time.monotonic() - started
+        claims = report.judged(name, judge, figures)
         summary[name] = {"seconds": seconds, "claims": [c._asdict() for c in claims], "figures": figures}
+        runs.write_json(out / "summary.json", {"parts": summary, **about})
         report.print_result(figures, claims)
-    runs.write_json(out / "summary.json", {"parts": summary, "settings": record, **runs.environment()})
+        report.drawn(name, plot)
     print(f"\nall in {out}")
 
 
@@ -165,14 +167,13 @@ def jacobians(config: Config, out: Path) -> Result:
     """Elman networks against the bound."""
     with jax.enable_x64(True):
         found = jacobian_norms(config)
-    report.draw_jacobians(out / "jacobian_norms.png", found)
     figures: Figures = {}
     for (base, activation, level), measured in found.items():
         bound, ratios = np.median(measured.bound, axis=0), measured.singular_values[..., 0] / measured.bound
         worst = float(np.nanmax(ratios[:, 1:]))  # at lag 0 both are 1
         bounds = {"γλ": float(bound[1]), "bound, T": float(bound[-1]), "norm / bound": worst}
         figures[f"{activation}, {base}, {level}"] = norm_figures(measured) | bounds
-    return figures, report.judge_jacobians(figures)
+    return figures, report.judge_jacobians, lambda: report.draw_jacobians(out / "jacobian_norms.png", found)
 
 
 def jacobian_norms(config: Config) -> dict[tuple[str, str, float], Flow]:
@@ -203,7 +204,6 @@ def gates(config: Config, out: Path) -> Result:
     cells["LSTM, chrono"] = LSTM(n, forget_bias=Chrono(config.time))
     with jax.enable_x64(True):
         found = {name: flows(cell, config) for name, cell in cells.items()}
-    report.draw_gates(out / "gates.png", found)
     figures: Figures = {}
     for name, measured in found.items():
         row: dict[str, Any] = norm_figures(measured)
@@ -215,7 +215,7 @@ def gates(config: Config, out: Path) -> Result:
             gate: [float(np.mean(part)) for part in parts] for gate, parts in measured.saturation.items()
         }
         figures[name] = row
-    return figures, report.judge_gates(figures)
+    return figures, report.judge_gates, lambda: report.draw_gates(out / "gates.png", found)
 
 
 class Training(NamedTuple):
@@ -265,7 +265,6 @@ def clipping(config: Config, out: Path) -> Result:
         found[name] = jax.device_get(
             jax.vmap(functools.partial(train, config, clip))(np.arange(config.draws))
         )
-    report.draw_clipping(out / "clipping.png", found)
     figures: Figures = {}
     for name, (losses, _, angles) in found.items():
         finite = np.isfinite(losses)
@@ -277,7 +276,7 @@ def clipping(config: Config, out: Path) -> Result:
             "last losses": last,  # None where the run diverged
             "diverged at step": [None if ok.all() else int(np.argmin(ok)) for ok in finite],
         }
-    return figures, report.judge_clipping(figures)
+    return figures, report.judge_clipping, lambda: report.draw_clipping(out / "clipping.png", found)
 
 
 def truncation(config: Config, out: Path) -> Result:
@@ -297,8 +296,8 @@ def truncation(config: Config, out: Path) -> Result:
                 row = {f"angle, h = {h}": float(a) for h, a in zip(kept, angles, strict=True)}
                 enough = next((h for h, a in zip(kept, angles, strict=True) if a < 10), T)
                 figures[f"{name}, {loss}"] = row | {"h for 10°": enough, "norm ratios": ratios.tolist()}
-    report.draw_truncation(out / "truncation.png", kept, found)
-    return figures, report.judge_truncation(figures)
+    plot = functools.partial(report.draw_truncation, out / "truncation.png", kept, found)
+    return figures, report.judge_truncation, plot
 
 
 def cut_off(cell: Cell, config: Config, number: int, steps: int) -> list[tuple[float, float]]:
@@ -329,8 +328,8 @@ def cost(config: Config, out: Path) -> Result:
         row = {f"s, T = {T}": taken for T, taken in zip(lengths, seconds, strict=True)}
         slope = float(np.polyfit(np.log(lengths[-3:]), np.log(seconds[-3:]), 1)[0])
         figures[name] = row | {"slope": slope, "relative error": max(errors[name])}
-    report.draw_cost(out / "cost.png", lengths, found, figures)
-    return figures, report.judge_cost(figures)
+    plot = functools.partial(report.draw_cost, out / "cost.png", lengths, found, figures)
+    return figures, report.judge_cost, plot
 
 
 @functools.partial(jax.jit, static_argnames="cell")

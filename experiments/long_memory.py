@@ -39,9 +39,10 @@ from jax.sharding import Mesh
 from experiments.harness import run as runs
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, replicate, shard
-from experiments.harness.loop import Loop, train
+from experiments.harness.loop import Loop, check_steps, train
 from experiments.harness.optimizer import adam
 from experiments.harness.plots import learning_curve
+from experiments.harness.reports import part
 from jaxrnn import GRU, IRNN, LSTM, Chrono, Elman, unroll
 from jaxrnn.cells.cell import Cell
 from jaxrnn.checks import check_positive
@@ -229,6 +230,9 @@ def train_command(config: Config) -> None:
 
     if config.resume:
         runs.check_same_config(runs.load_config(study.out), study.record, study.out)
+        for name in study.cells:
+            check_steps(study.out / name, config.steps)
+        runs.write_json(study.out / "config.json", study.record)
     else:
         runs.create(study.out, study.record, fill)
     print(f"{config.task} over {study.length} steps; run in {study.out}", flush=True)
@@ -307,7 +311,7 @@ def train_cell(study: Study, name: str) -> dict[str, Any]:
 
 def finish(study: Study, results: dict[str, dict[str, Any]]) -> None:
     """The table, the summary, and the curves of all cells."""
-    config, out, unit = study.config, study.out, study.task.unit
+    out, unit = study.out, study.task.unit
     baseline = study.task.baseline(study.length)
     print(f"\ncell         parameters  steps  seconds  error ({unit})")
     for name, of in results.items():
@@ -323,6 +327,13 @@ def finish(study: Study, results: dict[str, dict[str, Any]]) -> None:
         **runs.environment(),
     }
     runs.write_json(out / "summary.json", summary)
+    with part("learning_curves.png"):
+        draw(study, results)
+
+
+def draw(study: Study, results: dict[str, dict[str, Any]]) -> None:
+    """The error of every cell as it was trained."""
+    config, out = study.config, study.out
     curves = {}
     for name in results:
         lines = [line for line in runs.Metrics(out / name / "metrics.jsonl").read() if "error" in line]
@@ -332,9 +343,9 @@ def finish(study: Study, results: dict[str, dict[str, Any]]) -> None:
         out / "learning_curves.png",
         curves,
         x_label="training sequences (thousands)",
-        y_label=f"error on fresh sequences ({unit})",
+        y_label=f"error on fresh sequences ({study.task.unit})",
         title=f"{config.task.replace('_', ' ')}, T = {study.length}, {config.hidden_size} hidden units",
-        baseline=("without memory", baseline),
+        baseline=("without memory", study.task.baseline(study.length)),
         y_scale="log",
     )
 

@@ -30,7 +30,9 @@ import numpy as np
 from experiments.data.pairs import Pairs, lines_of
 from experiments.harness import run as runs
 from experiments.harness.command_line import main
+from experiments.harness.loop import check_steps
 from experiments.harness.plots import band, save
+from experiments.harness.reports import part
 from experiments.harness.translating import measure, translate
 from experiments.translation import Train, check_settings, load_data, load_run, train_command
 from jaxrnn.checks import check_positive
@@ -90,6 +92,9 @@ def ablate(config: Ablation) -> None:
     record = runs.config_record(config)
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
+        for name, seed in itertools.product(ROAD, config.seeds):
+            check_steps(folder_of(out, name, seed), config.steps)
+        runs.write_json(out / "config.json", record)
     else:
         runs.create(out, record, fill=lambda folder: None)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in ROAD}
@@ -114,20 +119,26 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 def one_run(config: Ablation, out: Path, name: str, seed: int) -> dict[str, Any]:
     """Train and measure one model, unless that is done already: its figures."""
     folder = folder_of(out, name, seed)
-    if (folder / "ablation.json").is_file():
-        return json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
+    figures = read(folder / "ablation.json")
+    if figures.get("steps") == config.steps:
+        return figures
     print(f"\n{name}, seed {seed}", flush=True)
-    if not (folder / "summary.json").is_file():
+    if read(folder / "summary.json").get("steps") != config.steps:
         resume = (folder / "config.json").is_file()
         settings = settings_of(config, name, seed)
         train_command(dataclasses.replace(settings, out=folder, resume=resume), whole=out)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read(folder / "summary.json")
     kept = ("test_bleu", "test_chrf", "test_exact_match", "test_perplexity", "parameters", "train_seconds")
-    figures = {key: summary[key] for key in kept} | {"bleu_by_length": bleu_by_length(folder)}
+    figures = {key: summary[key] for key in (*kept, "steps")} | {"bleu_by_length": bleu_by_length(folder)}
     if name == list(ROAD)[-1]:
         figures["bleu_by_beam"] = bleu_by_beam(folder)
     runs.write_json(folder / "ablation.json", figures)
     return figures
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The figures in a file; none if it is not there yet."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def texts(folder: Path) -> tuple[Pairs, list[str]]:
@@ -197,8 +208,10 @@ def finish(config: Ablation, out: Path, results: dict[str, list[dict[str, Any]]]
         **runs.environment("tokenizers", "sacrebleu", "grain"),
     }
     runs.write_json(out / "summary.json", summary)
-    draw_by_length(out, results, sentences)
-    draw_by_beam(out, results)
+    with part("bleu_by_length.png"):
+        draw_by_length(out, results, sentences)
+    with part("bleu_by_beam.png"):
+        draw_by_beam(out, results)
 
 
 def spread(of: list[dict[str, Any]]) -> dict[str, list[float]]:

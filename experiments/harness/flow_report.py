@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from experiments.harness.plots import COLOURS, MARKERS, band, save
+from experiments.harness.reports import part
 from jaxrnn.gradients import Flow
 
 SLOPES = {"tanh": 1, "relu": 1, "sigmoid": 0.25}  # γ, the largest
@@ -36,6 +37,19 @@ def print_result(figures: Figures, claims: list[Claim]) -> None:
         print(f"{name:<38}" + "".join(f"{row[c]:>16.3g}" if c in row else " " * 16 for c in columns))
     for claim, source, shows, seen in claims:
         print(f"{'shows' if shows else 'DOES NOT SHOW'}: {claim} ({source}). {seen}", flush=True)
+
+
+def judged(name: str, judge: Callable[[Figures], list[Claim]], figures: Figures) -> list[Claim]:
+    """The claims of a part; none where figures of few draws or steps leave nothing to judge by."""
+    with part(f"the claims of {name}"):
+        return judge(figures)
+    return []
+
+
+def drawn(name: str, draw: Callable[[], None]) -> None:
+    """Draw the plot of a part, if it can be drawn."""
+    with part(f"the plot of {name}"):
+        draw()
 
 
 def listed(values: Mapping[str, Any]) -> str:
