@@ -1,9 +1,11 @@
 """Truncated back-propagation through time."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
@@ -19,7 +21,7 @@ class StepMetrics(NamedTuple):
 
 def truncated_step(
     loss: Callable[[Any, Any, Any, Array], tuple[Array, Any]],
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
 ) -> Callable[[TrainState, Any], tuple[TrainState, StepMetrics]]:
     """One step of truncated BPTT over successive chunks of a stream (Williams & Peng 1990, BPTT(h; h)).
 
@@ -30,7 +32,8 @@ def truncated_step(
 
     Args:
       loss: (params, carry, chunk, key) → (mean loss, last carry).
-      optimizer: any Optax transformation, clipping included.
+      optimizer: any Optax transformation, clipping included; one that asks for the loss (``value``,
+        ``grad``, ``value_fn`` and the like) is given that of this chunk, with its carry and key held fixed.
 
     Returns:
       (state, chunk) → (state, metrics), jitted; the old state's buffers are donated.
@@ -49,10 +52,41 @@ def truncated_step(
     def train_step(state: TrainState, chunk: Any) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(state.key, state.step)
         carry = jax.lax.stop_gradient(state.carry)
-        (value, carry), grads = jax.value_and_grad(loss, has_aux=True)(state.params, carry, chunk, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(value, optax.tree.norm(grads))
-        return TrainState(params, opt_state, carry, state.step + 1, state.key), metrics
+        (value, last), grads = jax.value_and_grad(loss, has_aux=True)(state.params, carry, chunk, key)
+
+        # Line searches hand on whatever else they are given.
+        def value_fn(params: Any, obj_fn: Any = None, grad_fn: Any = None) -> Array:
+            return loss(params, carry, chunk, key)[0]
+
+        extra = {
+            "value": value,
+            "grad": grads,
+            "value_fn": value_fn,
+            "obj_fn": value_fn,  # what sophia calls it
+            "grad_fn": lambda params, _: jax.grad(value_fn)(params),  # sam's: of parameters and inner step
+        }
+        # The arithmetic inside Optax is not the caller's, whose strictness it does not meet.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            updates, opt_state = _update(optimizer, grads, state.opt_state, state.params, extra)
+            params = optax.apply_updates(state.params, updates)
+        metrics = StepMetrics(value, _norm(grads))
+        return TrainState(params, opt_state, last, state.step + 1, state.key), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _update(optimizer: Any, grads: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+    """The optimiser's update, with those extra arguments that all its parts take."""
+    while True:
+        try:
+            return optimizer.update(grads, state, params, **extra)
+        except TypeError as error:  # some parts, anywhere in a chain, refuse what they do not know
+            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if refused is None or refused[1] not in extra:
+                raise
+            extra = {name: value for name, value in extra.items() if name != refused[1]}
+
+
+def _norm(grads: Any) -> Float[Array, ""]:
+    """The global norm, in float32 at least: in half precision its squares overflow."""
+    return optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads))
