@@ -173,8 +173,10 @@ def check_same_config(saved: dict[str, Any], expected: dict[str, Any], directory
             continue
         if name.endswith(DIGEST):
             what = name.removesuffix(DIGEST)
-            where = expected.get(what)
-            text = f"the text in {where}" if isinstance(where, str) else "what is given now"
+            where = next(
+                (f for f in (expected.get(what), expected.get("data")) if isinstance(f, str)), None
+            )
+            text = "what is given now" if where is None else f"the text in {where}"
             raise ValueError(f"{what}: {text} is not the one the run in {directory} began with")
         raise ValueError(
             f"the run in {directory} has another configuration: "
