@@ -65,8 +65,9 @@ def test_a_wrong_derivative_shows_under_every_option(float64, as_users_run):
     assert agreement["second_order"] > 1e-3
 
 
-def test_what_is_wrong_is_said(tmp_path):
-    """A disagreement and a mistake that nobody found both end up in the verdict."""
+def test_what_is_wrong_is_said(tmp_path, monkeypatch, capsys):
+    """A disagreement and a mistake that nobody found both end up in the verdict, whatever plot fails."""
+    monkeypatch.setattr(gradient_check, "draw_growth", lambda path, growth: growth["no such cell"])
     errors = dict.fromkeys(gradient_check.METHODS, 1e-15) | {"bptt": 0.5}
     option = {"agrees": False, "errors": errors, "report": "the table"}
     study = gradient_check.mutations.Study(
@@ -94,6 +95,11 @@ def test_what_is_wrong_is_said(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["mutations_seeded"], summary["mutations_found"]) == (3, 1)
     assert summary["mutations_equivalent"] == summary["mutations_unexplained"] == 1
+    printed = capsys.readouterr()
+    assert "5.0e-01" in printed.out
+    assert printed.err == "warning: error_growth.png failed: 'no such cell'\n"
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {"agreement.png", "step_size.png", "mutations.png"}
 
 
 @pytest.mark.parametrize(

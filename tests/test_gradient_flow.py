@@ -150,3 +150,27 @@ def test_a_run_is_never_overwritten(tmp_path, capsys):
     assert stopped.value.code == 2
     assert "is not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_a_plot_that_fails_costs_no_figure(tmp_path, monkeypatch, capsys):
+    """Nor do claims that cannot be judged; every part's figures are kept before the next is measured."""
+
+    def broken(*args):
+        raise RuntimeError("broken")
+
+    def measure(config, out):
+        return {"row": {"norm": 0.5}}, broken, broken
+
+    def last(config, out):
+        assert json.loads((out / "summary.json").read_text())["parts"].keys() == {"first"}
+        return measure(config, out)
+
+    monkeypatch.setattr(gradient_flow, "plan", lambda config: {"first": measure, "last": last})
+    gradient_flow.study_command(Config(out=tmp_path / "run"))
+    parts = json.loads((tmp_path / "run" / "summary.json").read_text())["parts"]
+    assert [part["figures"] for part in parts.values()] == [{"row": {"norm": 0.5}}] * 2
+    printed = capsys.readouterr()
+    assert printed.out.count("0.5") == 2
+    assert printed.err == "".join(
+        f"warning: the {what} of {name} failed: broken\n" for name in parts for what in ("claims", "plot")
+    )

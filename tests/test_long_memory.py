@@ -245,6 +245,30 @@ def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
     assert_same_run(out, finished)
 
 
+def test_more_steps_and_a_plot_that_fails(finished, tmp_path, monkeypatch, capsys):
+    """Every cell goes on; the plot costs itself."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "learning_curves.png").unlink()
+    monkeypatch.setattr(long_memory, "learning_curve", lambda *args, **options: {}["no font"])
+    run("--out", out, "--resume", "--steps", 32)
+    printed = capsys.readouterr()
+    assert printed.out.count("32 steps instead of 30: from step 30 on, the learning rate follows") == 2
+    assert printed.err == "warning: learning_curves.png failed: 'no font'\n"
+    for name, figures in read_summary(out)["cells"].items():
+        assert figures["steps"] == 32
+        assert not figures["stopped_as_solved"]
+        assert f"{figures['error']:.6f}" in printed.out
+        assert json.loads((out / name / "config.json").read_text())["steps"] == 32
+    before = {path: path.read_bytes() for path in out.rglob("*.json*")}
+    with pytest.raises(SystemExit) as stopped:
+        run("--out", out, "--resume", "--steps", 31)
+    assert stopped.value.code == 2
+    message = f"error: steps must be at least the 32 that the run in {out / 'elman'} has taken, got 31\n"
+    assert capsys.readouterr().err == message
+    assert {path: path.read_bytes() for path in out.rglob("*.json*")} == before
+
+
 def test_a_solved_task_ends_early_and_stays_ended(tmp_path):
     out = tmp_path / "run"
     options = ["--task", "temporal_order", *SMALL[:3], "elman", *SMALL[5:]]
