@@ -11,41 +11,26 @@ The first command takes two minutes on two CPU cores, needs no network, and name
 numbers right; the second takes about twenty minutes.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.data.batches import (
-    Bucket,
-    EncodedPair,
-    TrainingBatches,
-    batches_in_order,
-    buckets_of,
-    encode_pairs,
-    short_enough,
-)
+from experiments.data.batches import TrainingBatches, encode_pairs, validation_batches
 from experiments.data.corpora import read_text
-from experiments.data.pairs import (
-    Pairs,
-    ParallelText,
-    clean,
-    lines_of,
-    load_pairs,
-    normalized,
-    read_aligned,
-    subset,
-)
-from experiments.data.tokens import Tokens, Vocabularies
+from experiments.data.pairs import Pairs, ParallelText, clean, lines_of, normalized, read_aligned
+from experiments.data.parallel import ParallelSettings, load_data
+from experiments.data.parallel import check as check_text
+from experiments.data.tokens import Vocabularies
 from experiments.harness import run as runs
 from experiments.harness.command_line import main, note
 from experiments.harness.devices import on_one_device
 from experiments.harness.loop import Loop, train
-from experiments.harness.plots import training_curves
+from experiments.harness.plots import check_picture, training_curves
 from experiments.harness.progress import counted
+from experiments.harness.reports import part
 from experiments.harness.seq2seq_training import (
     Seq2SeqSettings,
     build_model,
@@ -55,9 +40,9 @@ from experiments.harness.seq2seq_training import (
     nats_per_token,
 )
 from experiments.harness.translating import (
+    Hypothesis,
     Translator,
     attention_picture,
-    count_unknown,
     described,
     evaluate,
     note_unknown,
@@ -68,35 +53,13 @@ from jaxrnn.checks import check_positive
 from jaxrnn.decoding.beam import MOST_PENALTY
 from jaxrnn.training.state import TrainState
 
-BUCKETS = 8
 SHOWN = 8  # translations printed at the end of training
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Seq2SeqSettings):
+class Train(ParallelSettings, Seq2SeqSettings):
     """Train a translation model, then translate what it has not seen."""
 
-    data: str = "numbers"
-    """numbers (their names, no download), multi30k, tatoeba_en_fr, two line-aligned files SOURCE,TARGET, or
-    a file of SOURCE<TAB>TARGET lines."""
-    languages: str | None = None
-    """SOURCE-TARGET of a named set, de-en say; None: en-fr, and de-en for multi30k. numbers knows most
-    of num2words."""
-    pairs: int | None = None
-    """Train on this many pairs only, always the same; None: on all."""
-    tokens: Tokens = "bpe"
-    """char, word, or bpe (byte-pair encoding, learned from the training pairs)."""
-    vocabulary_size: int | None = None
-    """Most tokens of byte-pair encoding, but single characters are always among them; None: one for every
-    50 training pairs, from 250 to 8000."""
-    min_count: int = 2
-    """Words and pairs of tokens that come less often in training are no tokens of their own."""
-    joint: bool = False
-    """One vocabulary for both languages."""
-    lowercase: bool = False
-    """Lose upper case, and measure without it."""
-    max_length: int = 200
-    """Pairs with more tokens on a side are not trained on, but counted and reported."""
     beam: int = 5
     """Hypotheses followed when the test pairs are translated."""
     length_penalty: float = 1.0
@@ -137,7 +100,7 @@ class Translate(Models):
     """Translations of each sentence, best first, each after the line's number and its score; 1 prints the
     best alone."""
     picture: Path | None = None
-    """Also draw where the model looked, for the first few sentences, into this PNG."""
+    """Also draw where the model looked, for the first few sentences, into this .png, .pdf, .svg or .jpg."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +137,7 @@ def train_command(config: Train, whole: Path | None = None) -> None:
     data = load_data(config)
     model = build_model(config, data.vocabularies.sizes)
     training = build_training(config, model)
-    record = runs.config_record(config) | {"pairs" + runs.DIGEST: data.digest}
+    record = runs.config_record(config) | {name + runs.DIGEST: of for name, of in data.digests.items()}
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
         if not data.vocabularies.same_as(Vocabularies.load(out)):
@@ -183,7 +146,7 @@ def train_command(config: Train, whole: Path | None = None) -> None:
         runs.create(out, record, fill=data.vocabularies.save)
     batches = TrainingBatches(data.pairs, data.buckets, config.batch_size, config.seed)
     valid_pairs = encode_pairs(data.vocabularies, data.text.valid)
-    valid = [batch for _, batch in batches_in_order(valid_pairs, data.buckets, config.batch_size)]
+    valid = validation_batches(valid_pairs, data.buckets, config.batch_size)
 
     def evaluate_valid(state: TrainState) -> dict[str, float]:
         return {"valid_nats_per_token": nats_per_token(model, on_one_device(state.params), valid)}
@@ -212,51 +175,14 @@ def train_command(config: Train, whole: Path | None = None) -> None:
 
 def check_settings(config: Train) -> None:
     """Raise ValueError for settings that cannot be, before any work is done."""
-    counts = ("min_count", "max_length", "beam", "evaluate_every", "checkpoint_every")
-    for name in counts:
+    for name in ("beam", "evaluate_every", "checkpoint_every"):
         check_positive(name, getattr(config, name))
-    for name in ("pairs", "vocabulary_size"):
-        if getattr(config, name) is not None:
-            check_positive(name, getattr(config, name))
     if not 0 <= config.length_penalty <= MOST_PENALTY:
         raise ValueError(f"length_penalty must lie in [0, {MOST_PENALTY}], got {config.length_penalty}")
     if config.tied == "all" and not config.joint:
         raise ValueError("--tied all needs one vocabulary for both languages; give --joint too")
+    check_text(config)
     check(config)
-
-
-class Data(NamedTuple):
-    """Parallel text, and what is trained on of it."""
-
-    text: ParallelText
-    vocabularies: Vocabularies
-    pairs: list[EncodedPair]
-    buckets: list[Bucket]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all text."""
-        lines = "\0".join("\n".join(side) for part in self.text for side in part)
-        return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def load_data(config: Train) -> Data:
-    """The pairs that the settings ask for, and vocabularies of those to train on."""
-    text = load_pairs(config.data, config.languages, print)
-    if config.pairs is not None:
-        text = text._replace(train=subset(text.train, config.pairs))
-    vocabularies = Vocabularies.train(
-        text.train,
-        config.tokens,
-        joint=config.joint,
-        vocabulary_size=config.vocabulary_size or min(max(len(text.train.source) // 50, 250), 8000),
-        min_count=config.min_count,
-        lowercase=config.lowercase,
-    )
-    for name, part in text._asdict().items():
-        count_unknown(vocabularies, part, f" of the {name} pairs")
-    pairs = short_enough(encode_pairs(vocabularies, text.train), config.max_length, print)
-    return Data(text, vocabularies, pairs, buckets_of(pairs, BUCKETS))
 
 
 def load_run(directory: Path) -> tuple[Translator, Train]:
@@ -269,19 +195,26 @@ def load_run(directory: Path) -> tuple[Translator, Train]:
 
 
 def finish(out: Path, config: Train, text: ParallelText, seconds: float, tokens_per_step: float) -> None:
-    """The figures of the best checkpoint, translations, and where the model looked."""
+    """The figures of the best checkpoint, translations, and where the model looked.
+
+    What was measured is saved first, then printed, then drawn.
+    """
     translator, _ = load_run(out)
-    metrics = runs.Metrics(out / "metrics.jsonl")
     for name, lines in zip(("source", "target"), text.test, strict=True):
         runs.write_text(out / f"test_{name}.txt", "\n".join(lines) + "\n")
-    with counted(f"translating {len(text.test.source):,} test sentences") as on_batch:
+    figures: dict[str, Any] = {}
+    found: list[Hypothesis] = []
+    with (
+        part("the translation of the test pairs"),
+        counted(f"translating {len(text.test.source):,} test sentences") as on_batch,
+    ):
         figures, found = evaluate(
             translator, text.test, beam=config.beam, length_penalty=config.length_penalty, on_batch=on_batch
         )
-    runs.write_text(out / "translations.txt", "\n".join(h.text for h in found) + "\n")
+        runs.write_text(out / "translations.txt", "\n".join(h.text for h in found) + "\n")
     _, params = translator.models[0]
     summary = {
-        "valid_nats_per_token": min(metrics.curve("valid_nats_per_token")[1]),
+        "valid_nats_per_token": min(runs.Metrics(out / "metrics.jsonl").curve("valid_nats_per_token")[1]),
         **{f"test_{name}": value for name, value in figures.items()},
         "tokens_per_second": config.steps * tokens_per_step / seconds,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -291,24 +224,31 @@ def finish(out: Path, config: Train, text: ParallelText, seconds: float, tokens_
         **runs.environment("tokenizers", "sacrebleu", "grain", "num2words"),
     }
     runs.write_json(out / "summary.json", summary)
-    smoothed = f", labels smoothed by {config.label_smoothing}" if config.label_smoothing else ""
-    training_curves(
-        out,
-        {f"training{smoothed}": "loss", "validation": "valid_nats_per_token"},
-        per_step=tokens_per_step / 1e6,
-        x_label="target tokens seen (millions)",
-        y_label="loss (nats per token)",
-        title=f"{config.cell} {config.hidden_size} × {config.layers} on {config.data}",
-    )
-    for source, target, hypothesis in list(zip(*text.test, found, strict=True))[:SHOWN]:
+    for source, target, hypothesis in list(zip(*text.test, found, strict=False))[:SHOWN]:
         right = "" if hypothesis.text == target else f"    (reference: {target})"
         print(f"{source}\n    {hypothesis.text}{right}")
-    print(f"{'-' * 79}\n{described(figures)}")
-    where = f"all in {out}"
-    if config.attention != "none":
-        attention_picture(out / "attention.png", found)
-        where += "; attention.png shows where it looked"
-    print(f"{config.steps} steps in {seconds:.0f} s; {where}")
+    if figures:
+        print(f"{'-' * 79}\n{described(figures)}")
+    where = "; attention.png shows where it looked" if config.attention != "none" and found else ""
+    print(f"{config.steps} steps in {seconds:.0f} s; all in {out}{where}")
+    draw(out, config, tokens_per_step, found)
+
+
+def draw(out: Path, config: Train, tokens_per_step: float, found: list[Hypothesis]) -> None:
+    """The learning curve, and where the model looked."""
+    smoothed = f", labels smoothed by {config.label_smoothing}" if config.label_smoothing else ""
+    with part("learning_curve.png"):
+        training_curves(
+            out,
+            {f"training{smoothed}": "loss", "validation": "valid_nats_per_token"},
+            per_step=tokens_per_step / 1e6,
+            x_label="target tokens seen (millions)",
+            y_label="loss (nats per token)",
+            title=f"{config.cell} {config.hidden_size} × {config.layers} on {config.data}",
+        )
+    if config.attention != "none" and found:
+        with part("attention.png"):
+            attention_picture(out / "attention.png", found)
 
 
 def load_models(config: Models) -> tuple[Translator, Train]:
@@ -328,14 +268,12 @@ def translate_command(config: Translate) -> None:
     """Print a translation for each line; a blank line for a blank one."""
     if not 1 <= config.n_best <= config.beam:
         raise ValueError(f"--n-best must lie between 1 and --beam {config.beam}, got {config.n_best}")
-    if config.picture is not None and not config.picture.parent.is_dir():
-        raise ValueError(f"--picture: there is no folder {config.picture.parent}")
+    if config.picture is not None:
+        check_picture(config.picture)
     translator, _ = load_models(config)
     if config.picture is not None and not any(model.attention for model, _ in translator.models):
         raise ValueError("the model has no attention to draw a picture of")
     lines = [normalized(line) for line in lines_of(read_text(config.source, newline=""))]
-    if not any(lines):
-        raise ValueError("there is nothing to translate: standard input, or --source, has no sentence")
     sentences = [line for line in lines if line]
     note_unknown(translator.vocabularies, Pairs(sentences, ()))
     options: dict[str, Any] = {"beam": config.beam, "length_penalty": config.length_penalty}
@@ -351,7 +289,8 @@ def translate_command(config: Translate) -> None:
     if cut := sum(not hypothesis.ended for hypothesis in best):
         note(f"{cut} translations were cut off: they did not end within the length limit")
     if config.picture is not None:
-        attention_picture(config.picture, best)
+        with part(str(config.picture)):
+            attention_picture(config.picture, best)
 
 
 def score_command(config: Score) -> None:
@@ -380,8 +319,9 @@ def evaluate_command(config: Evaluate) -> None:
     files = {"source": str(config.source), "target": str(config.target)}
     models = [str(directory) for directory in config.ensemble or (config.run,)]
     folder = config.run or config.ensemble[0]
-    runs.write_json(folder / "evaluation.json", files | {"runs": models} | figures)
     print(described(figures))
+    with part("evaluation.json"):
+        runs.write_json(folder / "evaluation.json", files | {"runs": models} | figures)
 
 
 if __name__ == "__main__":

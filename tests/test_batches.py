@@ -11,6 +11,7 @@ from experiments.data.batches import (
     buckets_of,
     collate,
     short_enough,
+    validation_batches,
 )
 from experiments.data.tokens import END, PAD, START
 
@@ -43,29 +44,47 @@ def pairs_in(batch):
     return found
 
 
+def of_32(bucket):
+    return 32
+
+
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_every_pair_comes_once(pairs):
     buckets, seen = buckets_of(pairs, 6), []
-    for indices, batch in batches_in_order(pairs, buckets, 32):
+    for indices, batch in batches_in_order(pairs, buckets, of_32):
         found = pairs_in(batch)
         assert len(found) == len(indices) <= 32
         assert all(same(pairs[i], pair) for i, pair in zip(indices, found, strict=True))
         seen += indices
     assert sorted(seen) == list(range(500))
     longer = [*pairs, EncodedPair(np.ones(90, int), np.ones(10, int))]
-    shapes = {batch.source.shape: indices for indices, batch in batches_in_order(longer, buckets, 32)}
+    shapes = {batch.source.shape: indices for indices, batch in batches_in_order(longer, buckets, of_32)}
     assert shapes[96, 32] == [500]  # no bucket holds it, and it is not lost
 
 
 def test_little_is_padding(pairs):
     def real(buckets):
-        sizes = [batch for _, batch in batches_in_order(pairs, buckets, 32)]
+        sizes = [batch for _, batch in batches_in_order(pairs, buckets, of_32)]
         return sum(b.target_lengths.sum() for b in sizes) / sum(b.targets.size for b in sizes)
 
     assert real(buckets_of(pairs, 8)) > 0.55 > 0.3 > real(buckets_of(pairs, 1))
+
+
+def test_a_long_pair_does_not_make_a_whole_batch_long(pairs):
+    """Validation needs no more room than training, and what fits is batched as in training."""
+    buckets = buckets_of(pairs, 6)
+    room = max(b.source * b.target for b in buckets) * 32
+    longer = [*pairs, *[EncodedPair(np.ones(n, int), np.ones(n, int)) for n in (90, 100, 90, 700)]]
+    batches = validation_batches(longer, buckets, 32)
+    sizes = [b.source.shape[0] * b.targets.size for b in batches if b.source.shape[1] > 1]
+    assert max(sizes) <= room
+    assert sum(len(pairs_in(batch)) for batch in batches) == 504
+    usual = [batch for _, batch in batches_in_order(pairs, buckets, of_32)]
+    assert all(same(a, b) for a, b in zip(usual, batches[: len(usual)], strict=True))
+    assert {b.source.shape[1] for b in batches[len(usual) :]} == {8, 4, 1}
 
 
 def test_training_batches(pairs):

@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import os
+import threading
 import zipfile
 
 import pytest
@@ -15,6 +17,7 @@ from experiments.data.pairs import (
     normalized,
     number_names,
     read_pairs,
+    shared_sentences,
     split_by,
     subset,
 )
@@ -90,6 +93,92 @@ def test_no_sentence_of_the_other_side_leaks(told):
     assert told == [
         f"{400 - left} pairs are left out: they share a sentence with the validation or test pairs"
     ]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (
+            ["yes"] * 40,
+            "no training pair is left of 40: each shares a sentence with a pair that is held out",
+        ),
+        (["yes"] * 19, "at least 20 different sentences are needed, got 19"),
+    ],
+)
+def test_a_split_that_leaves_a_part_empty(targets, message, told):
+    """It says so, and what to do, before anything is trained."""
+    pairs = Pairs([f"sentence {n}" for n in range(len(targets))], targets)
+    with pytest.raises(ValueError, match=f"{message}.*; give --valid SOURCE,TARGET and --test SOURCE"):
+        split_by(pairs, "source", told.append)
+
+
+def test_a_split_without_validation(told):
+    """Its only target sentence is also one of the test's."""
+    sources = [f"sentence {n}" for n in range(30)]
+    split = split_by(Pairs(sources, sources), "source", told.append)
+    shared = {*split.valid.source, *split.test.source}
+    targets = ["both" if source in shared else source for source in sources]
+    with pytest.raises(ValueError, match="no validation pair is left of 30: each shares a sentence"):
+        split_by(Pairs(sources, targets), "source", told.append)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a file of pairs."""
+
+    def write(name, *rows):
+        (tmp_path / name).write_text("".join(f"{source}\t{target}\n" for source, target in rows))
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_own_files_for_parts(table, told):
+    """One pair is enough, nothing else is split off, and sentences in two parts are reported, and stay."""
+    data = table("data", *[(f"sentence {n}", "yes" if n % 2 else "no") for n in range(30)])
+    one, two = table("one", ("another", "no")), table("two", ("sentence 3", "si"), ("new", "si"))
+    text = load_pairs(data, None, told.append, valid=one, test=two)
+    assert [len(part.source) for part in text] == [30, 1, 2]
+    assert text.valid == Pairs(["another"], ["no"])
+    assert told == [
+        "15 training pairs share a sentence with the validation pairs; all stay",
+        "1 training pairs share a sentence with the test pairs; all stay",
+    ]
+    few = table("few", ("a", "b"))
+    assert load_pairs(few, None, told.append, valid=one, test=two).train == Pairs(["a"], ["b"])
+    with pytest.raises(ValueError, match="at least 20 different sentences are needed, got 1; give --valid"):
+        load_pairs(few, None, told.append, valid=one)
+
+
+@pytest.mark.parametrize("own", ["valid", "test"])
+def test_own_files_for_one_part(table, told, own):
+    """The other part is the one that it would be without them."""
+    data = table("data", *[(f"sentence {n}", f"phrase {n}") for n in range(40)])
+    one, other = table("one", ("another", "autre")), "test" if own == "valid" else "valid"
+    whole, text = (load_pairs(data, None, told.append, **files) for files in ({}, {own: one}))
+    assert getattr(text, own) == Pairs(["another"], ["autre"])
+    assert getattr(text, other) == getattr(whole, other)
+    assert set(text.train.source) == {*whole.train.source, *getattr(whole, own).source}
+    assert not told
+
+
+def test_shared_sentences():
+    pairs = Pairs(["a", "b", "c", "d"], ["x", "y", "x", "z"])
+    assert shared_sentences(pairs, Pairs(["b", "x"], ["u", "x"])) == 3
+    assert shared_sentences(pairs, Pairs(["x"], ["a"])) == 0
+
+
+def test_data_from_pipes(tmp_path, told):
+    """Each is read once: there is no more."""
+    rows = [(f"sentence {n}", f"phrase {n}") for n in range(40)]
+    sides = ["\n".join(side) + "\n" for side in zip(*rows, strict=True)]
+    contents = {"s": sides[0], "t": sides[1], "both": "".join(f"{s}\t{t}\n" for s, t in rows)}
+    for name, content in contents.items():
+        os.mkfifo(tmp_path / name)
+        threading.Thread(target=(tmp_path / name).write_text, args=(content,), daemon=True).start()
+    aligned = load_pairs(f"{tmp_path / 's'},{tmp_path / 't'}", None, told.append)
+    assert aligned == load_pairs(str(tmp_path / "both"), None, told.append)
+    assert [len(part.source) for part in aligned] == [36, 2, 2]
 
 
 def test_multi30k_and_tatoeba(tmp_path, monkeypatch, told):

@@ -6,7 +6,7 @@ from experiments.data.tokens import (
     END,
     UNKNOWN,
     Vocabularies,
-    check_known,
+    count_unknown,
     decode,
     encode,
     train_tokenizer,
@@ -53,16 +53,16 @@ def test_what_is_in_a_vocabulary():
     assert pieces.get_vocab_size() == 20
 
 
-def test_text_of_another_language_is_refused():
+def test_unknown_tokens_are_counted():
     words = trained("word")
-    lines = ["a hat", "in an orange что"]
-    assert check_known("source text", encode(words, lines), lines) == 1
-    lines = ["это не то", "a"]
-    with pytest.raises(
-        ValueError,
-        match="the vocabulary does not fit the source text: it lacks 3 of 4 tokens; first in 'это",
-    ):
-        check_known("source text", encode(words, lines), lines)
+    few = count_unknown(words, ["a hat", "in an orange что"])
+    assert few == (1, 6, "in an orange что")
+    assert not few.most
+    many = count_unknown(words, ["a", "это не то"])
+    assert many == (3, 4, "это не то")
+    assert many.most
+    assert count_unknown(words, ["a hat"]) == (0, 2, "")
+    assert not count_unknown(words, []).most
 
 
 def test_bad_input(tmp_path):

@@ -1,65 +1,26 @@
 """Translation as users run it: train, translate, score, evaluate, resume, ensembles, and nonsense."""
 
-import io
+import errno
 import json
 import os
-import random
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
 
 from experiments import translation
+from experiments.data import batches
 from experiments.data.batches import TrainingBatches
 from experiments.data.pairs import Pairs
-from experiments.harness import command_line
 from experiments.harness.translating import described, evaluate, measure, score, translate
+from tests.digits import DIGITS, ZIFFERN, give, pairs_of_digits, run, trained, written
 from tests.test_char_lm import read_metrics
-
-SMALL = ["--hidden-size", "24", "--embedding-size", "8", "--batch-size", "16", "--steps", "120"]
-SMALL += ["--evaluate-every", "60", "--dropout", "0.1", "--learning-rate", "1e-2", "--tokens", "word"]
-COMMANDS = {
-    "train": (translation.Train, translation.train_command),
-    "translate": (translation.Translate, translation.translate_command),
-    "score": (translation.Score, translation.score_command),
-    "evaluate": (translation.Evaluate, translation.evaluate_command),
-}
-DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-ZIFFERN = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
-
-
-def run(*arguments):
-    """The command line, in this process, which already has its devices."""
-    command_line.main("", COMMANDS, [str(argument) for argument in arguments], split_cores=False)
-
-
-def give(monkeypatch, text):
-    """A standard input, in the C locale, say."""
-    stream = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="ascii")
-    monkeypatch.setattr(sys, "stdin", stream)
-
-
-def pairs_of_digits(count, seed=0):
-    draw = random.Random(seed)
-    numbers = [[draw.randrange(10) for _ in range(draw.randint(1, 4))] for _ in range(count)]
-    return Pairs(
-        *([" ".join(words[n] for n in number) for number in numbers] for words in (DIGITS, ZIFFERN))
-    )
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    for name, lines in zip(("en", "de"), pairs_of_digits(400), strict=True):
-        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder / "en", folder / "de"
-
-
-def trained(files, out, *options):
-    run("train", "--data", f"{files[0]},{files[1]}", "--out", out, *SMALL, *options)
-    return out
+    return written(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
@@ -210,19 +171,100 @@ def test_stopping_and_resuming_changes_nothing(finished, files, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_unknown_words_are_counted(finished, tmp_path, capsys):
-    (tmp_path / "s").write_text("one two eleven\n")
-    (tmp_path / "t").write_text("eins zwei elf\n")
-    capsys.readouterr()
+@pytest.mark.parametrize(
+    ("source", "target", "of_source", "of_target"),
+    [
+        ("one two eleven", "eins zwei elf", "1 tokens of the source text are not in the vocabulary\n", "1"),
+        (
+            "это не то",
+            "не то",
+            "3 tokens of the source text are not in the vocabulary, most of 3; first",
+            "2",
+        ),
+    ],
+    ids=["some", "all"],
+)
+def test_unknown_words_are_counted(finished, tmp_path, capsys, source, target, of_source, of_target):
+    """They give a line and a note, however many they are."""
+    (tmp_path / "s").write_text(f"{source}\n", encoding="utf-8")
+    (tmp_path / "t").write_text(f"{target}\n", encoding="utf-8")
     files = ["--source", tmp_path / "s", "--target", tmp_path / "t"]
+    capsys.readouterr()
     run("translate", "--run", finished, *files[:2])
-    assert "note: 1 tokens of the source text are not in the vocabulary" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 1
+    assert f"note: {of_source}" in told.err
     run("score", "--run", finished, *files)
-    assert "note: 1 tokens of the target text are not in the vocabulary" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert float(told.out) < 0
+    assert f"note: {of_target} tokens of the target text are not in the vocabulary" in told.err
     run("evaluate", "--run", finished, *files)
-    assert "2 tokens are not in the vocabularies" in capsys.readouterr().out
-    assert json.loads((finished / "evaluation.json").read_text())["unknown_source_tokens"] == 1
+    unknown = int(of_source[0]) + int(of_target)
+    assert f"{unknown} tokens are not in the vocabularies" in capsys.readouterr().out
+    assert json.loads((finished / "evaluation.json").read_text())["unknown_source_tokens"] == int(
+        of_source[0]
+    )
     (finished / "evaluation.json").unlink()
+
+
+@pytest.mark.slow
+def test_blank_lines_stay_blank(finished, tmp_path, monkeypatch, capsys):
+    """Whatever else there is; nothing is left to draw then, and that is said."""
+    give(monkeypatch, "\n \u00a0\n")
+    run("translate", "--run", finished, "--n-best", 2, "--picture", tmp_path / "x.png")
+    told = capsys.readouterr()
+    assert told.out == "\n\n"
+    assert "x.png failed: there is no sentence whose attention could be drawn" in told.err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_long_line_changes_no_other(finished, monkeypatch, capsys):
+    """It is translated by itself, and the rest as ever: the same words, the scores within rounding."""
+    translator, _ = translation.load_run(finished)
+    pairs = pairs_of_digits(40, seed=7)
+    long = " ".join(DIGITS * 20)
+    options = {"beam": 3, "length_penalty": 1.0}
+    usual = translate(translator, pairs.source, **options)
+    usual_nats, _ = score(translator, pairs)
+    shapes = []
+    collate = batches.collate
+
+    def spy(group, bucket, lanes):
+        shapes.append((bucket.source, lanes))
+        return collate(group, bucket, lanes)
+
+    monkeypatch.setattr(batches, "collate", spy)
+    beside = translate(translator, [*pairs.source, long], **options)
+    nats, _ = score(translator, Pairs([*pairs.source, long], [*pairs.target, long]))
+    assert shapes == [(16, 64), (208, 32), (16, 64), (208, 64)]
+    assert [h.text for (h, *_) in beside[:-1]] == [h.text for (h, *_) in usual]
+    np.testing.assert_allclose(nats[:-1], usual_nats, rtol=1e-5)
+    (alone, *_), (last, *_) = translate(translator, [long], **options)[0], beside[-1]
+    assert alone.text == last.text
+    np.testing.assert_allclose(alone.score, last.score, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_evaluate_where_nothing_can_be_written(finished, files, monkeypatch, capsys):
+    def refuse(path, text):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("experiments.harness.run.write_text", refuse)
+    run("evaluate", "--run", finished, "--source", files[0], "--target", files[1])
+    told = capsys.readouterr()
+    assert "400 sentences: exact match" in told.out
+    assert "evaluation.json failed" in told.err
+    assert "Read-only file system" in told.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["pdf", "svg"])
+def test_a_picture_of_three_sentences(finished, tmp_path, monkeypatch, suffix):
+    give(monkeypatch, "one\ntwo two\nthree\n")
+    run("translate", "--run", finished, "--picture", tmp_path / f"a.{suffix}")
+    assert (tmp_path / f"a.{suffix}").read_bytes()[:4] in (b"%PDF", b"<?xm")
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.slow
@@ -237,50 +279,6 @@ def test_resuming_with_other_vocabularies_is_refused(finished, files, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--layers", "2", "--variational", "--cell", "lstm", "--tokens", "char"],
-        ["--tokens", "bpe", "--joint", "--tied", "all", "--scheduled-sampling", "0.5"],
-        ["--no-bidirectional", "--attention", "dot", "--no-input-feeding", "--lowercase", "--pairs", "200"],
-        ["--attention", "general", "--cell", "elman", "--tied", "output", "--label-smoothing", "0"],
-    ],
-    ids=lambda options: options[0] + options[1],
-)
-def test_every_switch(files, tmp_path, options):
-    out = trained(files, tmp_path / "run", "--steps", "6", "--evaluate-every", "3", *options)
-    summary = json.loads((out / "summary.json").read_text())
-    assert np.isfinite(summary["test_nats_per_token"])
-    assert summary["test_sentences"] > 10
-
-
-def test_bad_settings(files, tmp_path, capsys):
-    out = tmp_path / "run"
-    for options, message in (
-        (["--reverse"], "give --no-bidirectional too"),
-        (["--attention", "dot"], "give --no-bidirectional, or --attention general"),
-        (["--tied", "all"], "give --joint too"),
-        (
-            ["--tied", "output", "--attention", "none"],
-            "a tied output needs a readout of embedding_size (8)",
-        ),
-        (["--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
-        (["--length-penalty", "11"], "length_penalty must lie in [0, 10], got 11.0"),
-        (["--data", "numbers", "--languages", "en-de"], "does not fit the target text of the train pairs"),
-        (["--steps", "0"], "steps must be a positive integer, got 0"),
-        (["--pairs", "0"], "pairs must be a positive integer, got 0"),
-        (["--tokens", "char", "--max-length", "2"], "pairs has at most --max-length 2 tokens a side"),
-        (["--data", "klingon"], "data 'klingon' is none of numbers, multi30k, tatoeba_en_fr"),
-        (["--data", "multi30k", "--languages", "de-xx"], "expected two of de, en, fr"),
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            trained(files, out, *options)
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
-        assert not out.exists()
-
-
-@pytest.mark.slow
 def test_bad_text(finished, backward, tmp_path, monkeypatch, capsys):
     before = sorted(path.name for path in finished.iterdir())
     texts = {"empty": "", "blank": "\n \n", "russian": "это не то\n", "one": "one\n", "two": "zwei\neins\n"}
@@ -290,12 +288,7 @@ def test_bad_text(finished, backward, tmp_path, monkeypatch, capsys):
     give(monkeypatch, "")
     for arguments, message in (
         (["translate", "--run", finished], "standard input is empty"),
-        (["translate", "--run", finished, "--source", path["blank"]], "there is nothing to translate"),
         (["translate", "--run", finished, "--source", path["empty"]], "empty is empty"),
-        (
-            ["translate", "--run", finished, "--source", path["russian"]],
-            "does not fit the source text: it lacks",
-        ),
         (["translate", "--run", tmp_path], "holds no run: there is no config.json"),
         (["translate"], "give either --run DIR or --ensemble DIR DIR"),
         (
@@ -305,7 +298,7 @@ def test_bad_text(finished, backward, tmp_path, monkeypatch, capsys):
         (["translate", "--run", finished, "--beam", 0], "beam"),
         (
             ["translate", "--run", finished, "--source", path["one"], "--picture", path["none"] / "x.png"],
-            "--picture: there is no folder",
+            "there is no folder",
         ),
         (
             ["translate", "--run", backward, "--source", path["one"], "--picture", path["none"]],
@@ -313,8 +306,8 @@ def test_bad_text(finished, backward, tmp_path, monkeypatch, capsys):
         ),
         (["score", "--run", finished, "--source", path["one"], "--target", path["two"]], "has 1, "),
         (
-            ["evaluate", "--run", finished, "--source", path["one"], "--target", path["russian"]],
-            "target text",
+            ["translate", "--run", finished, "--source", path["one"], "--picture", path["none"] / "x.gif"],
+            "a picture's name must end in one of .png, .pdf, .svg",
         ),
         (
             ["evaluate", "--run", finished, "--source", path["one"], "--target", path["none"]],

@@ -119,17 +119,46 @@ class TrainingBatches:
         return self._batches[position]
 
 
+def lanes_within(budget: int, numbers: int, most: int) -> int:
+    """How many pairs lie side by side: ``most``, halved until their ``numbers`` of each fit the budget.
+
+    Halved, so that there are few shapes to compile.
+
+    >>> [lanes_within(1000, numbers, most=64) for numbers in (10, 16, 300, 5000)]
+    [64, 32, 2, 1]
+    """
+    while most > 1 and most * numbers > budget:
+        most //= 2
+    return most
+
+
 def batches_in_order(
-    pairs: Sequence[EncodedPair], buckets: Sequence[Bucket], batch_size: int
+    pairs: Sequence[EncodedPair], buckets: Sequence[Bucket], lanes: Callable[[Bucket], int]
 ) -> Iterator[tuple[list[int], Batch]]:
     """Every pair once, bucket by bucket, with the indices of the pairs in each batch's lanes.
 
-    A pair longer than every bucket gets a bucket of its own size.
+    A pair longer than every bucket gets a bucket of its own size. ``lanes`` says how many pairs of a bucket
+    lie side by side: fewer of the long ones, or a single long one would make all lanes as long as itself.
     """
     for bucket, found in _by_bucket(pairs, buckets).items():
-        for start in range(0, len(found), batch_size):
-            indices = found[start : start + batch_size]
-            yield indices, collate([pairs[i] for i in indices], bucket, batch_size)
+        count = lanes(bucket)
+        for start in range(0, len(found), count):
+            indices = found[start : start + count]
+            yield indices, collate([pairs[i] for i in indices], bucket, count)
+
+
+def validation_batches(
+    pairs: Sequence[EncodedPair], buckets: Sequence[Bucket], batch_size: int
+) -> list[Batch]:
+    """Every pair once, in batches that need no more memory than those of training, whose buckets are given:
+    where no bucket holds a pair, fewer lie side by side.
+    """
+    budget = batch_size * max(bucket.source * bucket.target for bucket in buckets)
+
+    def lanes(bucket: Bucket) -> int:
+        return lanes_within(budget, bucket.source * bucket.target, batch_size)
+
+    return [batch for _, batch in batches_in_order(pairs, buckets, lanes)]
 
 
 def _by_bucket(pairs: Sequence[EncodedPair], buckets: Sequence[Bucket]) -> dict[Bucket, list[int]]:

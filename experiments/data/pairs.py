@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import num2words
 import numpy as np
 
-from experiments.data.corpora import RemoteFile, fetch, read_text
+from experiments.data.corpora import RemoteFile, can_be_read, fetch, read_text
 
 
 class Pairs(NamedTuple):
@@ -29,6 +29,9 @@ class ParallelText(NamedTuple):
     valid: Pairs
     test: Pairs
 
+
+NAMES = {"train": "training", "valid": "validation", "test": "test"}  # of the parts
+_OWN = "give --valid SOURCE,TARGET and --test SOURCE,TARGET, which need one pair each"
 
 NUMBERS = "numbers"
 NUMBERS_BELOW = 1_000_000
@@ -66,29 +69,51 @@ HELD_OUT_SENTENCES = 2_000  # of Tatoeba, or of files, for validation; as many f
 HELD_OUT_FRACTION = 0.05  # at most, of files
 
 
-def load_pairs(data: str, languages: str | None, report: Callable[[str], None]) -> ParallelText:
+def load_pairs(
+    data: str,
+    languages: str | None,
+    report: Callable[[str], None],
+    *,
+    valid: str | None = None,
+    test: str | None = None,
+) -> ParallelText:
     """Parallel text by name (``numbers``, ``multi30k``, ``tatoeba_en_fr``), from two line-aligned files
     ("SOURCE,TARGET"), or from one file of tab-separated pairs.
 
     Args:
-      data: the name or the files.
+      data: the name or the files; files are split, but for the parts that have files of their own.
       languages: "en-fr", say; None for the set's own. Files have none.
-      report: is told of every line that is left out.
+      report: is told of every line that is left out, and of sentences in two parts.
+      valid: files of the validation pairs, as ``data``; None: the set's own, or a part of ``data``.
+      test: the same for the test pairs.
 
     Raises:
       ValueError: for an unknown name or pair of languages, or files that do not fit.
     """
     named = {NUMBERS: number_names, "multi30k": multi30k, "tatoeba_en_fr": tatoeba}
+    files = {"valid": valid, "test": test}
+    own = {part: read_pairs(of, report) for part, of in files.items() if of is not None}
     if data in named:
-        return named[data](languages, report)
-    if languages is not None:
+        text = named[data](languages, report)
+    elif languages is not None:
         raise ValueError(f"--languages chooses from a named set ({', '.join(named)}), and {data!r} is none")
-    if "," not in data and not Path(data).is_file():
+    elif "," not in data and not can_be_read(Path(data)):
         raise ValueError(
             f"data {data!r} is none of {', '.join(named)}, no file of tab-separated pairs, "
             "and not two files SOURCE,TARGET"
         )
-    return split_by(read_pairs(data, report), "source", report)
+    else:
+        text = split_by(read_pairs(data, report), "source", report, own)
+    text = text._replace(**own)
+    for one, other in itertools.combinations(NAMES, 2):
+        shared = (
+            shared_sentences(getattr(text, one), getattr(text, other)) if {one, other} & set(own) else 0
+        )
+        if shared:
+            report(
+                f"{shared:,} {NAMES[one]} pairs share a sentence with the {NAMES[other]} pairs; all stay"
+            )
+    return text
 
 
 def read_pairs(data: str, report: Callable[[str], None]) -> Pairs:
@@ -97,7 +122,7 @@ def read_pairs(data: str, report: Callable[[str], None]) -> Pairs:
     Raises:
       ValueError: for files that cannot be read or differ in length, a line without a tab, or no pair.
     """
-    if Path(data).is_file() or "," not in data:
+    if can_be_read(Path(data)) or "," not in data:
         rows = [line.split("\t") for line in lines_of(read_text(Path(data), newline=""))]
         for number, row in enumerate(rows, start=1):
             if len(row) < 2 and row[0].strip():
@@ -153,24 +178,29 @@ def clean(source: Iterable[str], target: Iterable[str], report: Callable[[str], 
 
 
 def split_by(
-    pairs: Pairs, side: Literal["source", "target"], report: Callable[[str], None]
+    pairs: Pairs,
+    side: Literal["source", "target"],
+    report: Callable[[str], None],
+    elsewhere: Iterable[str] = (),
 ) -> ParallelText:
     """Validation and test sentences drawn by the digest of one side, with all of their translations: the
     same ones on every machine.
 
     No sentence of either side is in two parts: pairs whose other side is also that of a test pair are left
-    out of the rest, those with one of a validation pair out of training, and both are reported.
+    out of the rest, those with one of a validation pair out of training, and both are reported. A part that
+    comes from ``elsewhere`` ("valid", "test") stays empty here.
 
     Raises:
-      ValueError: where there are too few sentences.
+      ValueError: where there are too few sentences, or nothing is left for a part.
     """
     keys = getattr(pairs, side)
     distinct = sorted(set(keys), key=_digest)
     held_out = min(HELD_OUT_SENTENCES, int(len(distinct) * HELD_OUT_FRACTION))
-    if held_out < 1:
+    if held_out < 1 and not {"valid", "test"} <= set(elsewhere):
         least = round(1 / HELD_OUT_FRACTION)
-        raise ValueError(f"at least {least} different sentences are needed, got {len(distinct)}")
-    valid, test = set(distinct[:held_out]), set(distinct[held_out : 2 * held_out])
+        raise ValueError(f"at least {least} different sentences are needed, got {len(distinct)}; {_OWN}")
+    valid = set() if "valid" in elsewhere else set(distinct[:held_out])
+    test = set() if "test" in elsewhere else set(distinct[held_out : 2 * held_out])
     parts: list[list[int]] = [[], [], []]
     for index, key in enumerate(keys):
         parts[1 if key in valid else 2 if key in test else 0].append(index)
@@ -180,9 +210,21 @@ def split_by(
     of_valid = [i for i in of_valid if other[i] not in tested]
     held_out_others = tested | {other[i] for i in of_valid}
     train = [i for i in train if other[i] not in held_out_others]
+    for part, left in zip(NAMES, (train, of_valid, of_test), strict=True):
+        if not left and part not in elsewhere:
+            raise ValueError(
+                f"no {NAMES[part]} pair is left of {len(keys):,}: each shares a sentence with a pair that "
+                f"is held out for another part; {_OWN}"
+            )
     if shared := len(keys) - len(train) - len(of_valid) - len(of_test):
         report(f"{shared:,} pairs are left out: they share a sentence with the validation or test pairs")
     return ParallelText(take(pairs, train), take(pairs, of_valid), take(pairs, of_test))
+
+
+def shared_sentences(pairs: Pairs, others: Pairs) -> int:
+    """How many of the pairs have a side that is also one of the others'."""
+    source, target = map(set, others)
+    return sum(s in source or t in target for s, t in zip(*pairs, strict=True))
 
 
 def take(pairs: Pairs, indices: Iterable[int]) -> Pairs:

@@ -136,21 +136,25 @@ def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     return tokenizer.decode(kept)
 
 
-def check_known(name: str, encoded: Sequence[np.ndarray], lines: Sequence[str]) -> int:
-    """The number of tokens that the vocabulary lacks.
+class Unknown(NamedTuple):
+    """The tokens of a text that its vocabulary lacks."""
 
-    Raises:
-      ValueError: if they are most of the text, which is then in another language or script.
-    """
-    unknown = sum(int(np.sum(ids == UNKNOWN)) for ids in encoded)
-    total = sum(map(len, encoded))
-    if unknown > MOST_UNKNOWN * total:
-        first = next(line for line, ids in zip(lines, encoded, strict=True) if UNKNOWN in ids)
-        raise ValueError(
-            f"the vocabulary does not fit the {name}: it lacks {unknown:,} of {total:,} tokens; "
-            f"first in {first[:60]!r}"
-        )
-    return unknown
+    tokens: int
+    total: int  # of the text's tokens
+    first: str  # line with one, or nothing
+
+    @property
+    def most(self) -> bool:
+        """Whether the text is probably in another language or script."""
+        return self.tokens > MOST_UNKNOWN * self.total
+
+
+def count_unknown(tokenizer: Tokenizer, lines: Sequence[str]) -> Unknown:
+    """The tokens of a text that the vocabulary lacks."""
+    encoded = encode(tokenizer, lines)
+    counts = [int(np.sum(ids == UNKNOWN)) for ids in encoded]
+    first = next((line for line, count in zip(lines, counts, strict=True) if count), "")
+    return Unknown(sum(counts), sum(map(len, encoded)), first)
 
 
 def _text_only(tokenizer: Tokenizer) -> Tokenizer:

@@ -1,6 +1,10 @@
 """Plots that several experiments share; colours that colour-blind readers tell apart."""
 
+import functools
 import math
+import os
+import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +15,23 @@ import numpy as np
 matplotlib.use("Agg")  # files only, on machines without a screen
 
 import matplotlib.pyplot as plt
+from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
+from experiments.harness.command_line import note
 from experiments.harness.run import Metrics
 
+SHORT = 30  # letters of a title that fits
 # Okabe & Ito (2008), without yellow, which vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Of pictures, by their names' suffix.
+FORMATS = {".png": "png", ".pdf": "pdf", ".svg": "svg", ".jpg": "jpeg", ".jpeg": "jpeg", "": "png"}
 MARKERS = "osD^vPX"  # for readers who see no colours at all
 
 
@@ -77,9 +91,112 @@ def band(
     axes.fill_between(x, np.min(draws, axis=0), np.max(draws, axis=0), color=COLOURS[index], alpha=shade)
 
 
+def label_every(axis: Axis, names: Sequence[str], *, most: int) -> None:
+    """Name the places 0, 1, … along an axis: at most so many, evenly spaced, and none at length."""
+    places = range(0, len(names), math.ceil(len(names) / most))
+    axis.set_ticks(places, [shortened(names[place]) for place in places], fontsize=9)
+
+
+def shortened(name: str, width: int = 14) -> str:
+    """The start of a name that is wider than so many letters, Chinese ones counted twice.
+
+    >>> shortened("a_name_of_any_length"), shortened("short")
+    ('a_name_of_any…', 'short')
+    """
+    widths = np.cumsum([2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name])
+    if not len(widths) or widths[-1] <= width:
+        return name
+    return name[: np.searchsorted(widths, width - 1, side="right")] + "…"
+
+
+def check_picture(path: Path) -> None:
+    """Raise ValueError for a path that ``save`` could not write to, before any work is done."""
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(suffix for suffix in FORMATS if suffix)
+        raise ValueError(f"a picture's name must end in one of {known}, got {path}")
+    if path.is_dir():
+        raise ValueError(f"expected a file for the picture, and {path} is a folder")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} for the picture")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"no picture can be written into the folder {path.parent}")
+
+
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG that is never seen half written, and close it."""
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    plt.close(figure)
-    temporary.replace(path)
+    """Write a figure in the format of its name's suffix, never seen half written, and close it.
+
+    Its texts are drawn as they are: a ``$`` is no mathematics, characters come from whatever installed font
+    has them, and a title too long for the figure loses its middle.
+    """
+    temporary = path.with_name(f".picture.{os.getpid()}.tmp")
+    try:
+        _prepare_texts(figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)  # which a note has told
+            _shorten_titles(figure)
+            figure.savefig(temporary, format=FORMATS[path.suffix.lower()])
+        temporary.replace(path)
+    finally:
+        plt.close(figure)
+        temporary.unlink(missing_ok=True)
+
+
+def _prepare_texts(figure: Figure) -> None:
+    """Draw no text as mathematics but what matplotlib itself writes, and give each the fonts it needs."""
+    powers = set()  # 10³ and so on, which are mathematics
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        labels = axis.get_ticklabels(which="both")  # there from now on
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            powers.update(labels)
+    texts = [text for text in figure.findobj(Text) if text not in powers]
+    for text in texts:
+        text.set_parse_math(False)
+        text.set_text(text.get_text().encode("utf-8", "replace").decode())  # names of files may be bytes
+    letters = {letter for text in texts for letter in text.get_text() if letter.isprintable()}
+    missing = letters - _letters_of(font_manager.findfont(FontProperties()))
+    extra = _fonts_for(frozenset(missing)) if missing else ()
+    for text in texts if extra else ():
+        text.set_fontfamily([*text.get_fontfamily(), *extra])
+
+
+@functools.cache  # so that a note comes once
+def _fonts_for(letters: frozenset[str]) -> tuple[str, ...]:
+    """Installed fonts that have the letters; a note tells of what none has."""
+    fonts = {
+        font.name: font.fname
+        for font in font_manager.fontManager.ttflist
+        if (font.style, font.stretch) == ("normal", "normal") and font.weight in (400, "normal")
+    }
+    found, missing = [], set(letters)
+    while missing:
+        best = max(fonts, key=lambda name: (len(missing & _letters_of(fonts[name])), "Sans" in name))
+        if not missing & _letters_of(fonts[best]):
+            shown = "".join(sorted(missing)[:20])
+            note(f"no installed font has {len(missing)} characters of the picture, drawn as boxes: {shown}")
+            break
+        found.append(best)
+        missing -= _letters_of(fonts[best])
+    return tuple(found)
+
+
+@functools.cache
+def _letters_of(file: str) -> frozenset[str]:
+    """The letters that a font draws."""
+    font = FT2Font(file)
+    if "Last Resort" in font.family_name or not font.scalable:  # the first draws boxes
+        return frozenset()
+    return frozenset(map(chr, font.get_charmap()))
+
+
+def _shorten_titles(figure: Figure) -> None:
+    """Take so much from the middle of every title that it stays within the figure."""
+    titles = [axes.title for axes in figure.axes if len(axes.title.get_text()) > SHORT]
+    if titles:
+        figure.draw_without_rendering()  # to know where they are
+    for title in titles:
+        while len(text := title.get_text()) > SHORT:
+            box = title.get_window_extent()
+            if box.x0 >= 0 and box.x1 <= figure.bbox.width:
+                break
+            half = (len(text) - 3) // 2
+            title.set_text(f"{text[:half]}…{text[-half:]}")

@@ -11,17 +11,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import sacrebleu
 
-from experiments.data.batches import Batch, EncodedPair, batches_in_order, encode_pairs
+from experiments.data.batches import (
+    Batch,
+    Bucket,
+    EncodedPair,
+    batches_in_order,
+    encode_pairs,
+    lanes_within,
+)
 from experiments.data.pairs import Pairs
-from experiments.data.tokens import END, START, Vocabularies, check_known, decode, encode
+from experiments.data.tokens import END, START, Unknown, Vocabularies, count_unknown, decode, encode
 from experiments.harness.command_line import note
-from experiments.harness.plots import save
+from experiments.harness.plots import label_every, save
 from jaxrnn.decoding import beam_search, ensemble, forced_score
 from jaxrnn.models.seq2seq import Encoded, Seq2Seq
 
-BATCH = 64  # sentences translated or scored side by side
+BATCH = 64  # sentences translated or scored side by side, but fewer of
+BUDGET = 2**24  # attention weights, of every token written for every token read
 LONGEST = (3, 20)  # a translation ends after 3 times as many tokens as the padded source, and 20
-PICTURES = 4
+PICTURES = 4  # panels of a picture of attention
+LABELS = 60  # tokens of a panel's side that are named
+PER_TOKEN = 0.17  # inches of a panel for each of them
 
 OnBatch = Callable[[int, int], None]
 
@@ -63,7 +73,11 @@ def translate(
     found: list[list[Hypothesis]] = [[] for _ in lines]
     size = min(BATCH, 1 << (len(lines) - 1).bit_length())
     done = 0
-    for indices, batch in batches_in_order(pairs, (), size):
+
+    def lanes(bucket: Bucket) -> int:
+        return lanes_within(BUDGET, beam * _most_tokens(bucket.source) * bucket.source, size)
+
+    for indices, batch in batches_in_order(pairs, (), lanes):
         step, state, context = _start(translator, batch)
         beams = jax.device_get(
             beam_search(
@@ -71,7 +85,7 @@ def translate(
                 state,
                 start=START,
                 end=END,
-                max_length=LONGEST[0] * len(batch.source) + LONGEST[1],
+                max_length=_most_tokens(len(batch.source)),
                 beam_size=beam,
                 length_penalty=length_penalty,
                 context=context,
@@ -90,7 +104,11 @@ def score(
     """The log-probability in nats of every target given its source, and its tokens, the end included."""
     encoded = encode_pairs(translator.vocabularies, pairs)
     scores, done = np.zeros(len(encoded)), 0
-    for indices, batch in batches_in_order(encoded, (), BATCH):
+
+    def lanes(bucket: Bucket) -> int:
+        return lanes_within(BUDGET, bucket.source * bucket.target, BATCH)
+
+    for indices, batch in batches_in_order(encoded, (), lanes):
         step, state, context = _start(translator, batch)
         nats = forced_score(
             step, state, batch.targets.T, start=START, lengths=batch.target_lengths, context=context
@@ -101,27 +119,19 @@ def score(
     return scores, np.array([len(pair.target) + 1 for pair in encoded])
 
 
-def count_unknown(vocabularies: Vocabularies, pairs: Pairs, whose: str = "") -> dict[str, int]:
-    """The tokens of each side that its vocabulary lacks.
-
-    Raises:
-      ValueError: where they are most of the text.
-    """
-    return {
-        side: check_known(f"{side} text{whose}", encode(tokenizer, lines), lines)
-        for side, tokenizer, lines in zip(("source", "target"), vocabularies, pairs, strict=True)
-    }
+def unknown_tokens(vocabularies: Vocabularies, pairs: Pairs) -> dict[str, Unknown]:
+    """The tokens of each side that its vocabulary lacks."""
+    sides = zip(("source", "target"), vocabularies, pairs, strict=True)
+    return {side: count_unknown(tokenizer, lines) for side, tokenizer, lines in sides}
 
 
 def note_unknown(vocabularies: Vocabularies, pairs: Pairs) -> None:
-    """Tell the user how many tokens of each side its vocabulary lacks, if any.
-
-    Raises:
-      ValueError: where they are most of the text.
-    """
-    for side, count in count_unknown(vocabularies, pairs).items():
-        if count:
-            note(f"{count:,} tokens of the {side} text are not in the vocabulary")
+    """Tell the user how many tokens of each side its vocabulary lacks, if any."""
+    for side, unknown in unknown_tokens(vocabularies, pairs).items():
+        if not unknown.tokens:
+            continue
+        of_most = f", most of {unknown.total:,}; first in {unknown.first[:60]!r}" if unknown.most else ""
+        note(f"{unknown.tokens:,} tokens of the {side} text are not in the vocabulary{of_most}")
 
 
 def measure(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool) -> dict[str, Any]:
@@ -149,9 +159,9 @@ def evaluate(
     """Figures of a model on pairs, and its best translations.
 
     Raises:
-      ValueError: for text that the vocabularies do not fit.
+      ValueError: where a model gives no probabilities.
     """
-    unknown = count_unknown(translator.vocabularies, pairs)
+    unknown = unknown_tokens(translator.vocabularies, pairs)
     found = translate(translator, pairs.source, beam=beam, length_penalty=length_penalty, on_batch=on_batch)
     best = [hypotheses[0] for hypotheses in found]
     nats, tokens = score(translator, pairs)
@@ -161,7 +171,7 @@ def evaluate(
         "nats_per_token": nats_per_token,
         "perplexity": math.exp(nats_per_token),
         "sentences": len(best),
-        **{f"unknown_{side}_tokens": count for side, count in unknown.items()},
+        **{f"unknown_{side}_tokens": of_side.tokens for side, of_side in unknown.items()},
         "cut_off": sum(not hypothesis.ended for hypothesis in best),
         "beam": beam,
         "length_penalty": length_penalty,
@@ -185,25 +195,42 @@ def described(figures: dict[str, Any]) -> str:
 
 
 def attention_picture(path: Path, hypotheses: Sequence[Hypothesis]) -> None:
-    """Draw where a model with attention looked, a panel for each of the first translations."""
-    shown = hypotheses[:PICTURES]
+    """Draw where a model with attention looked, a panel for each of the first translations.
+
+    Raises:
+      ValueError: if there is none with a source that has tokens.
+    """
+    shown = [h for h in hypotheses if h.weights is not None and h.weights.size][:PICTURES]
+    if not shown:
+        raise ValueError("there is no sentence whose attention could be drawn")
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
+    width, height = (
+        max(least, 2 + PER_TOKEN * min(LABELS, max(len(getattr(h, side)) for h in shown)))
+        for least, side in ((5.6, "source_pieces"), (4.8, "pieces"))
+    )
     figure, axes = plt.subplots(
-        rows, columns, figsize=(5.6 * columns, 4.8 * rows), dpi=110, layout="constrained", squeeze=False
+        rows,
+        columns,
+        figsize=(width * columns, height * rows),
+        dpi=110,
+        layout="constrained",
+        squeeze=False,
     )
     for panel in axes.flat[len(shown) :]:
         panel.remove()
     for panel, hypothesis in zip(axes.flat, shown, strict=False):
         image = panel.imshow(hypothesis.weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for axis, pieces in ((panel.xaxis, hypothesis.source_pieces), (panel.yaxis, hypothesis.pieces)):
-            axis.set_ticks(range(len(pieces)), [str(piece).replace("▁", "") or "␣" for piece in pieces])
+            label_every(axis, [str(piece).replace("▁", "") or "␣" for piece in pieces], most=LABELS)
         panel.tick_params(axis="x", rotation=90)
         panel.set(xlabel="source", ylabel="translation")
-        small = max(len(hypothesis.source_pieces), len(hypothesis.pieces)) > 25
-        panel.tick_params(labelsize=6 if small else 9)
-    figure.colorbar(image, ax=axes, label="attention weight", shrink=0.6)
+    figure.colorbar(image, ax=figure.axes, label="attention weight", shrink=0.6)
     save(figure, path)
+
+
+def _most_tokens(source_tokens: int) -> int:
+    return LONGEST[0] * source_tokens + LONGEST[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
