@@ -1,4 +1,4 @@
-"""Truncated BPTT and checkpoints."""
+"""Truncated BPTT."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,9 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import init_state
 from jaxrnn.training.truncated import truncated_step
-from tests.table import random_like, random_params, relative_error
+from tests.table import random_params, relative_error
 
 CELL = jaxrnn.GRU(4)
 BATCH, TIME, IN = 2, 5, 3
@@ -99,94 +98,3 @@ def test_same_key_same_run_other_key_other_run():
 
     assert relative_error(run(0), run(0)) == 0
     assert relative_error(run(0), run(1)) > 1e-3
-
-
-class TestCheckpoints:
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.01))
-
-    def state(self, step=0, seed=0):
-        state = start(self.optimizer, seed)
-        arrays = random_like((state.params, state.opt_state, state.carry), seed)
-        params, opt_state, carry = arrays
-        return state._replace(
-            params=params, opt_state=opt_state, carry=carry, step=jnp.asarray(step, jnp.int32)
-        )
-
-    def test_round_trip_is_exact(self, tmp_path):
-        saved = self.state(step=3, seed=5)
-        record = {"position": 17, "config": {"learning_rate": 0.1, "name": None}}
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(saved, record)
-        with Checkpoints(tmp_path) as checkpoints:
-            restored, restored_record = checkpoints.restore(checkpoints.latest, like=self.state())
-        assert restored_record == record
-        assert jax.tree.structure(restored) == jax.tree.structure(saved)
-        for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
-            assert a.dtype == b.dtype
-            if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-                a, b = jax.random.key_data(a), jax.random.key_data(b)
-            np.testing.assert_array_equal(a, b)
-
-    def test_keeps_the_best_and_the_latest(self, tmp_path):
-        with Checkpoints(tmp_path) as checkpoints:
-            assert checkpoints.latest is None
-            for step, loss in [(1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, None)]:
-                checkpoints.save(self.state(step), {}, *([] if loss is None else [loss]))
-            assert (checkpoints.best, checkpoints.latest) == (2, 5)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5"]
-
-    def test_a_step_is_saved_once(self, tmp_path):
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(self.state(1), {"first": True})
-            checkpoints.save(self.state(1, seed=9), {"first": False})
-            assert checkpoints.record(1) == {"first": True}
-
-    def test_restores_into_the_shardings_of_like(self, tmp_path):
-        mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(self.state(1), {})
-            like = self.state()
-            like = like._replace(carry=jax.device_put(like.carry, sharding))
-            restored, _ = checkpoints.restore(1, like=like)
-        assert restored.carry.h.sharding == sharding
-        np.testing.assert_array_equal(restored.carry.h, self.state().carry.h)
-
-    def test_reading_leaves_a_save_in_progress_alone(self, tmp_path):
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(self.state(1), {})
-        half = tmp_path / "2.orbax-checkpoint-tmp"
-        half.mkdir()
-        with Checkpoints(tmp_path, read_only=True) as checkpoints:
-            assert checkpoints.latest == 1
-        assert half.exists()
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(self.state(3), {})
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["3"]
-
-    def test_errors_name_what_is_wrong(self, tmp_path):
-        with Checkpoints(tmp_path) as checkpoints:
-            with pytest.raises(ValueError, match="no checkpoint in "):
-                checkpoints.restore(checkpoints.latest, like=self.state())
-            checkpoints.save(self.state(1), {})
-            with pytest.raises(ValueError, match="no checkpoint 7 in "):
-                checkpoints.record(7)
-            params = random_params(jaxrnn.GRU(4), "float32", IN + 1)
-            other = self.state()._replace(params=params)
-            with pytest.raises(ValueError, match=r"params/w_ih should have shape \(4, 12\), got \(3, 12\)"):
-                checkpoints.restore(1, like=other)
-            params = random_params(jaxrnn.LSTM(4), "float32", IN)
-            with pytest.raises(ValueError, match=r"params/.* should have shape"):
-                checkpoints.restore(1, like=self.state()._replace(params=params))
-
-    def test_a_truncated_file_is_damage(self, tmp_path):
-        with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(self.state(1), {})
-        for path in tmp_path.rglob("*"):
-            if path.is_file() and path.stat().st_size > 200 and "/d/" in path.as_posix():
-                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with (
-            Checkpoints(tmp_path) as checkpoints,
-            pytest.raises(ValueError, match=r"checkpoint 1 .*is damaged"),
-        ):
-            checkpoints.restore(1, like=self.state())

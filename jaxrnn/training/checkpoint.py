@@ -1,21 +1,30 @@
 """Checkpoints: the train state and a JSON record beside it, atomic; the best and the latest are kept."""
 
+import functools
 import gc
 import math
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from jax.typing import ArrayLike
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from jaxrnn.training.state import TrainState
+from jaxrnn.training.stored import as_like, check_record, misfit, same, storable, target
+
+_Metrics = Mapping[str, Any]  # of one checkpoint
+_ASIDE = ".replaced"  # ends the name of a checkpoint whose step is being written anew
 
 
 class Checkpoints:
@@ -24,9 +33,12 @@ class Checkpoints:
     A checkpoint is written under a temporary name and renamed, so that a process killed at any moment
     leaves none that is half written. Of all that were saved, the latest and the one of lowest loss stay.
 
+    A run may be rolled back, by restoring an earlier checkpoint, and trained on: ``latest`` is what was
+    written last, whatever its step, and so what a resumed run continues from.
+
     Args:
       directory: created if need be.
-      read_only: only look; another process may be writing.
+      read_only: only look; another process may be writing, and what it writes is seen.
 
     >>> import tempfile, jax.numpy as jnp, optax
     >>> from jaxrnn.training.state import init_state
@@ -40,23 +52,10 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike[str], *, read_only: bool = False) -> None:
         self.directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_loss,
-                best_mode="min",
-                preservation_policy=AnyPreservationPolicy(
-                    [LatestN(1), BestN(get_metric_fn=_loss, reverse=True, n=1)]
-                ),
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
-                enable_async_checkpointing=False,
-            ),
-        )
+        self._read_only = read_only
+        if not read_only:
+            self._settle()
+        self._manager = _opened(self.directory, read_only)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -71,30 +70,52 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the latest checkpoint, or None."""
-        return self._manager.latest_step()
+        """Step of the checkpoint that was written last, or None."""
+        return _latest(self._metrics())
 
     @property
     def best(self) -> int | None:
-        """Step of the checkpoint of lowest loss, or None."""
-        return self._manager.best_step()
+        """Step of the checkpoint of lowest loss, or None; of several, that written last.
 
-    def save(self, state: TrainState, record: dict[str, Any], loss: float = math.inf) -> None:
-        """Save at ``state.step``; does nothing if that step is there already.
+        A loss of NaN counts as infinite, like one that was not measured.
+        """
+        return _best(self._metrics())
+
+    def save(self, state: TrainState, record: dict[str, Any], loss: ArrayLike = math.inf) -> None:
+        """Save at ``state.step``, which is then the latest.
+
+        A step that is there already is replaced. The same state is not written twice: its record stays,
+        and its loss, unless another was measured.
 
         Args:
-          state: any shardings.
+          state: any shardings; its leaves arrays or numbers.
           record: JSON: data position, configuration.
           loss: what "best" goes by; infinite where it was not measured.
+
+        Raises:
+          ValueError: before anything is written: if the state or the record would not come back as it
+            is (the leaf or the entry is named), or if other work of lower loss, the best of all, is at
+            this step.
         """
-        step = int(state.step)
-        if step in self._manager.all_steps():
+        if self._read_only:
+            raise ValueError(f"{self.directory} was opened to read only")
+        step, measured = _step(state.step), _loss({"loss": _number("loss", loss)})
+        check_record(record)
+        state = storable(state)
+        if step not in self._steps():
+            self._write(step, state, record, measured)
             return
-        self._manager.save(
-            step,
-            metrics={"loss": float(loss)},
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
-        )
+        before = _loss(self._metrics()[step])
+        if self._holds(step, state):
+            measured = measured if measured < math.inf else before
+            if step == self.latest and measured == before:
+                return
+        elif step == self.best and before < measured:
+            raise ValueError(
+                f"checkpoint {step} in {self.directory} is the best, with loss {before}, and of other work "
+                f"than this one, with loss {measured}: save into another folder, or move it away"
+            )
+        self._replace(step, state, record, measured)
 
     def record(self, step: int | None) -> dict[str, Any]:
         """The JSON record of a checkpoint.
@@ -107,25 +128,77 @@ class Checkpoints:
     def restore(self, step: int | None, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a checkpoint, with the dtypes and shardings of ``like``, and its record.
 
+        Floating-point numbers are rounded to the type of ``like``, integers take it where they stay what
+        they are. Arrays that nobody has placed on a device are not placed either.
+
+        Args:
+          step: ``latest``, ``best``.
+          like: its leaves arrays, NumPy arrays, numbers, or shapes and types as of ``jax.eval_shape``,
+            which stand for arrays.
+
         Raises:
           ValueError: if there is no such checkpoint, it is damaged, or its leaves differ from those of
-            ``like`` (the leaf is named).
+            ``like`` in shape, kind of number or kind of key (the leaf is named).
         """
-        saved = _shapes(self._load(step, state=None))
-        expected = _shapes(like)
-        for path in [*expected, *saved]:
-            if saved.get(path) != expected.get(path):
-                raise ValueError(
-                    f"checkpoint {step} in {self.directory} does not fit: {path} should have shape "
-                    f"{expected.get(path, 'nothing')}, got {saved.get(path, 'nothing')}"
-                )
-        target = jax.tree.map(_abstract, like)
-        loaded = self._load(step, state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
-        return loaded.state, loaded.record
+        saved = self._load(step, state=None)
+        if (difference := misfit(saved, like)) is not None:
+            raise ValueError(f"checkpoint {step} in {self.directory} does not fit: {difference}")
+        asked = ocp.args.StandardRestore(target(saved, like))
+        loaded = self._load(step, state=asked, record=ocp.args.JsonRestore())
+        try:
+            return as_like(loaded.state, like), loaded.record
+        except ValueError as error:
+            raise ValueError(f"checkpoint {step} in {self.directory} does not fit: {error}") from error
+
+    def _steps(self) -> Sequence[int]:
+        if not self._read_only:
+            return self._manager.all_steps()
+        return ocp.utils.checkpoint_steps(self.directory) if self.directory.exists() else []
+
+    def _metrics(self) -> dict[int, _Metrics]:
+        return {step: self._manager.metrics(step) or {} for step in self._steps()}
+
+    def _write(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
+        written = 1 + max((metrics.get("written", 0) for metrics in self._metrics().values()), default=0)
+        done = self._manager.save(
+            step,
+            metrics={"loss": loss, "written": written},
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+            force=True,  # orbax declines steps below its latest
+        )
+        if not done:
+            raise RuntimeError(f"checkpoint {step} was not saved in {self.directory}")
+
+    def _replace(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
+        """Write a step anew; at every moment one of the two is there, under its own name or aside."""
+        path = self.directory / str(step)
+        path.rename(path.with_name(path.name + _ASIDE))
+        self._manager.reload()
+        try:
+            self._write(step, state, record, loss)
+        finally:
+            self._settle()
+            self._manager.reload()
+
+    def _settle(self) -> None:
+        """What was put aside goes where its step was written anew, else it comes back."""
+        for aside in self.directory.glob(f"*{_ASIDE}"):
+            path = aside.with_suffix("")
+            if path.exists():
+                shutil.rmtree(aside)
+            else:
+                aside.rename(path)
+
+    def _holds(self, step: int, state: TrainState) -> bool:
+        """Whether a checkpoint is of this very state."""
+        try:
+            return same(self.restore(step, like=state)[0], state)
+        except ValueError:
+            return False
 
     def _load(self, step: int | None, **items: Any) -> Any:
         """Restore items of a checkpoint; ``state=None`` stands for the metadata of its arrays."""
-        if step is None or step not in self._manager.all_steps():
+        if step is None or step not in self._steps():
             raise ValueError(f"no checkpoint{'' if step is None else f' {step}'} in {self.directory}")
         with _cancelled_reads_ignored():
             try:
@@ -136,6 +209,8 @@ class Checkpoints:
                 reason = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]
             gc.collect()  # cancels the reads that the failed one left behind,
             time.sleep(0.3)  # whose threads then need a moment
+        if step not in self._steps():
+            raise ValueError(f"checkpoint {step} in {self.directory} was deleted meanwhile")
         raise ValueError(f"checkpoint {step} in {self.directory} is damaged: {reason}")
 
 
@@ -155,23 +230,63 @@ def _cancelled_reads_ignored() -> Iterator[None]:
         sys.unraisablehook = previous
 
 
-def _loss(metrics: dict[str, float]) -> float:
-    return metrics["loss"]
+def _opened(directory: Path, read_only: bool) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        best_fn=_loss,  # without which orbax does not write the metrics
+        preservation_policy=_BestAndLatest(),
+        create=not read_only,
+        cleanup_tmp_directories=not read_only,
+        enable_async_checkpointing=False,
+    )
+    handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+    create = functools.partial(ocp.CheckpointManager, directory, item_handlers=handlers, options=options)
+    try:
+        for _ in range(9):
+            with suppress(FileNotFoundError):  # another process has deleted a checkpoint once it was listed
+                return create()
+        return create()
+    except ValueError as error:
+        raise ValueError(f"a checkpoint in {directory} is damaged: {error}") from error
 
 
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _loss(metrics: _Metrics) -> float:
+    """The loss by which checkpoints are ordered."""
+    loss = metrics.get("loss", math.inf)
+    return math.inf if math.isnan(loss) else loss
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shape of every leaf by its path, spelled alike for a state and for what is stored of it."""
-    shapes = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)  # typed keys are stored as their data
-        shapes["/".join(_name(key) for key in path)] = tuple(leaf.shape)
-    return shapes
+def _age(step: int, metrics: _Metrics) -> tuple[int, int]:
+    """In the order of writing; older versions counted no saves, and wrote none below their latest."""
+    return metrics.get("written", 0), step
 
 
-def _name(key: Any) -> str:
-    return str(next(getattr(key, a) for a in ("name", "key", "idx") if hasattr(key, a)))
+def _latest(of: Mapping[int, _Metrics]) -> int | None:
+    return max(of, key=lambda step: _age(step, of[step]), default=None)
+
+
+def _best(of: Mapping[int, _Metrics]) -> int | None:
+    return max(of, key=lambda step: (-_loss(of[step]), *_age(step, of[step])), default=None)
+
+
+class _BestAndLatest(PreservationPolicy):
+    """Which checkpoints orbax keeps; its own policies lose their way at NaN, and go by the step."""
+
+    def should_preserve(self, checkpoints: Sequence[Any], **_: Any) -> Sequence[bool]:
+        metrics = {info.step: info.metrics or {} for info in checkpoints}
+        return [step in (_best(metrics), _latest(metrics)) for step in metrics]
+
+
+def _step(value: Any) -> int:
+    step = _number("state.step", value)
+    if not (step >= 0 and step.is_integer()):
+        raise ValueError(f"state.step should be 0 or more, and whole, got {step}")
+    return int(step)
+
+
+def _number(name: str, value: Any) -> float:
+    """A real number, of Python, NumPy or JAX."""
+    array = np.asarray(jax.device_get(value))
+    real = any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer))
+    if array.shape != () or not real:
+        raise ValueError(f"{name} should be a real number, got {value!r}")
+    return float(array)

@@ -1,0 +1,189 @@
+"""What a checkpoint can hold: leaves by their names, refused or brought back as they were, and records."""
+
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorstore
+from jax.sharding import Sharding, SingleDeviceSharding
+
+_LEAVES = (jax.Array, np.ndarray, np.generic, int, float, complex)
+_KINDS = (np.bool_, np.integer, np.floating, np.complexfloating)
+
+
+def named_leaves(tree: Any) -> dict[tuple[str, ...], Any]:
+    """Leaves by their path, spelled alike for a state and for what is stored of it."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {_names(path): leaf for path, leaf in leaves}
+
+
+def storable(tree: Any) -> Any:
+    """The tree with its numbers as arrays.
+
+    Raises:
+      ValueError: names the leaf that could not be restored.
+    """
+    seen: dict[str, str] = {}  # a leaf is stored under its path joined by dots
+
+    def check(path: Any, leaf: Any) -> Any:
+        names = _names(path)
+        name, spelled = "/".join(names), jax.tree_util.keystr(path)
+        if (other := seen.setdefault(".".join(names), spelled)) != spelled:
+            raise ValueError(f"the leaves {other} and {spelled} would be stored under one name")
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, _LEAVES):
+            raise ValueError(f"{name} should be an array or a number, got {type(leaf).__name__}")
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            raise ValueError(f"{name} was deleted: a later step has taken over its memory")
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if not _is_key(array.dtype) and not _is_numeric(array.dtype):
+            raise ValueError(f"{name} should be of a numeric type that can be stored, got {array.dtype}")
+        if array.size == 0:
+            raise ValueError(f"{name} should have elements, got shape {array.shape}")
+        return array
+
+    return jax.tree_util.tree_map_with_path(check, tree)
+
+
+def misfit(saved: Any, like: Any) -> str | None:
+    """Which leaf of what was saved cannot become that of ``like``: its name, what it should be, and is."""
+    stored, expected = named_leaves(saved), named_leaves(like)
+    for path in [*expected, *stored]:
+        want = _spec(expected[path]).shape if path in expected else "nothing"
+        got = _spec(stored[path]).shape if path in stored else "nothing"
+        if want != got:
+            return f"{'/'.join(path)} should have shape {want}, got {got}"
+    for path, leaf in expected.items():
+        kind, got = _spec(leaf).dtype, _spec(stored[path]).dtype
+        if not any(jnp.issubdtype(kind, k) and jnp.issubdtype(got, k) for k in _KINDS):
+            return f"{'/'.join(path)} should be {_dtype(leaf)}, got {got}"
+    return None
+
+
+def target(saved: Any, like: Any) -> Any:
+    """What to ask for, so that leaves come as they were saved, placed where ``like`` has placed them."""
+    stored = named_leaves(saved)
+
+    def ask(path: Any, leaf: Any) -> Any:
+        spec, sharding = _spec(stored[_names(path)]), _sharding(leaf)
+        if spec.dtype == np.uint32:  # a typed key perhaps, which comes as such on a device alone
+            sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
+        elif sharding is None or spec.dtype != _dtype(leaf):
+            return np.broadcast_to(np.zeros((), spec.dtype), spec.shape)
+        return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(ask, like)
+
+
+def as_like(loaded: Any, like: Any) -> Any:
+    """What was loaded, with the types and placement of ``like``.
+
+    Raises:
+      ValueError: names the leaf whose values or keys are of another type.
+    """
+
+    def convert(path: Any, leaf: Any, value: Any) -> Any:
+        dtype, sharding = _dtype(leaf), _sharding(leaf)
+        name = "/".join(_names(path))
+        if _is_key(value.dtype) or _is_key(dtype):
+            if value.dtype != dtype:
+                raise ValueError(f"{name} should be {dtype}, got {value.dtype}")
+            return value if sharding else _anywhere(value)
+        if value.dtype != dtype:
+            value = _cast(name, np.asarray(value), dtype)
+        if isinstance(leaf, np.ndarray):
+            return np.array(value)
+        if isinstance(leaf, np.generic | int | float | complex):
+            return type(leaf)(np.asarray(value)[()])
+        if sharding and isinstance(value, jax.Array):
+            return value
+        return jax.device_put(np.asarray(value), sharding)
+
+    return jax.tree_util.tree_map_with_path(convert, like, loaded)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees of arrays of one structure are the same to the last bit."""
+
+    def bits(leaf: Any) -> bytes:
+        leaf = jax.random.key_data(leaf) if _is_key(leaf.dtype) else leaf
+        return np.asarray(jax.device_get(leaf)).tobytes()
+
+    return all(bits(x) == bits(y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def check_record(record: Any) -> None:
+    """Raise ValueError unless a record comes back from JSON as it was; NaN and infinities do."""
+    try:
+        _check_json("record", record)
+        json.loads(json.dumps(record))
+    except RecursionError as error:
+        raise ValueError("record is nested too deeply, or holds itself") from error
+
+
+def _check_json(name: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{name} should have strings as keys, which JSON keeps, got {key!r}")
+            _check_json(f"{name}[{key!r}]", item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_json(f"{name}[{index}]", item)
+    elif not (value is None or isinstance(value, str | int | float)):
+        kinds = "a dict, list, str, int, float, bool or None, which JSON keeps"
+        raise ValueError(f"{name} should be {kinds}, got {type(value).__name__} {value!r:.60}")
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    return tuple(
+        str(next(getattr(key, a) for a in ("name", "key", "idx") if hasattr(key, a))) for key in path
+    )
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _spec(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type of what is stored of a leaf: of typed keys, their data."""
+    if _is_key(_dtype(leaf)):
+        return jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return jax.ShapeDtypeStruct(np.shape(leaf), _dtype(leaf))
+
+
+def _sharding(leaf: Any) -> Sharding | None:
+    """Where a leaf must be; None where it is on no device, or has not been placed by anyone."""
+    if isinstance(leaf, jax.Array):
+        data = jax.random.key_data(leaf) if _is_key(leaf.dtype) else leaf
+        return leaf.sharding if data.committed else None
+    return getattr(leaf, "sharding", None)
+
+
+def _is_key(dtype: Any) -> bool:
+    return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _is_numeric(dtype: Any) -> bool:
+    try:
+        tensorstore.dtype(dtype.name)
+    except (TypeError, ValueError):
+        return False
+    return any(jnp.issubdtype(dtype, kind) for kind in _KINDS)
+
+
+def _cast(name: str, value: np.ndarray, dtype: Any) -> np.ndarray:
+    """Floating-point numbers rounded, integers only where they stay what they are."""
+    with np.errstate(all="ignore"):
+        cast = value.astype(dtype)
+    whole = np.isfinite if jnp.issubdtype(dtype, jnp.inexact) else np.asarray
+    if not np.array_equal(whole(cast), whole(value)):
+        raise ValueError(f"{name} should be {dtype}, got {value.dtype} beyond its range")
+    return cast
+
+
+def _anywhere(keys: jax.Array) -> jax.Array:
+    """The same keys, committed to no device."""
+    data = jax.device_put(np.asarray(jax.random.key_data(keys)))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
