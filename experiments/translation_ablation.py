@@ -19,6 +19,7 @@ et al. 2015); and for the last, BLEU by beam width.
 import dataclasses
 import itertools
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,30 +79,48 @@ class Ablation:
 
 def ablate(config: Ablation) -> None:
     """All runs, then the comparison."""
+    check(config)
+    out = config.out or runs.default_directory("translation_ablation")
+    runs.check_out(out, resume=config.resume)
+    with tempfile.TemporaryDirectory() as folder:
+        readable = dataclasses.replace(config, data=readable_again(config.data, Path(folder)))
+        # What is wrong with it must show before a folder is made.
+        load_data(settings_of(readable, "plain", seed=0))
+        record = runs.config_record(config)
+        if config.resume:
+            runs.check_same_config(runs.load_config(out), record, out)
+            for name, seed in itertools.product(ROAD, config.seeds):
+                check_steps(folder_of(out, name, seed), config.steps)
+            runs.write_json(out / "config.json", record)
+        else:
+            runs.create(out, record, fill=lambda folder: None)
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in ROAD}
+        for seed in config.seeds:
+            for name in ROAD:
+                results[name].append(one_run(readable, out, name, seed))
+    finish(config, out, results)
+
+
+def check(config: Ablation) -> None:
+    """Raise ValueError for settings that cannot be."""
     for name in ("pairs", "steps", "hidden_size", "embedding_size", "vocabulary_size", "batch_size"):
         check_positive(name, getattr(config, name))
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise ValueError(f"seeds must be one or more, each once, got {config.seeds}")
     if not all(0 <= seed < 2**32 for seed in config.seeds):
         raise ValueError(f"seeds must be 0 or more and below 2**32, got {config.seeds}")
-    out = config.out or runs.default_directory("translation_ablation")
-    runs.check_out(out, resume=config.resume)
-    settings = settings_of(config, "plain", seed=0)
-    check_settings(settings)
-    load_data(settings)  # what is wrong with it must show before a folder is made
-    record = runs.config_record(config)
-    if config.resume:
-        runs.check_same_config(runs.load_config(out), record, out)
-        for name, seed in itertools.product(ROAD, config.seeds):
-            check_steps(folder_of(out, name, seed), config.steps)
-        runs.write_json(out / "config.json", record)
-    else:
-        runs.create(out, record, fill=lambda folder: None)
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in ROAD}
-    for seed in config.seeds:
-        for name in ROAD:
-            results[name].append(one_run(config, out, name, seed))
-    finish(config, out, results)
+    check_settings(settings_of(config, "plain", seed=0))
+
+
+def readable_again(data: str, folder: Path) -> str:
+    """The data, of which every run reads all; what comes from a pipe is kept in a folder."""
+    files = data.split(",")
+    for number, file in enumerate(files):
+        if Path(file).is_fifo():
+            kept = folder / str(number)
+            kept.write_bytes(Path(file).read_bytes())
+            files[number] = str(kept)
+    return ",".join(files)
 
 
 def settings_of(config: Ablation, name: str, seed: int) -> Train:

@@ -1,6 +1,9 @@
 """The ablation as users run it, on digits: the comparison, and that nothing is done twice."""
 
 import json
+import os
+import threading
+from pathlib import Path
 
 import jax
 import pytest
@@ -84,6 +87,21 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     assert summary["runs"]["plain"][0]["parameters"] < summary["runs"]["input feeding"][0]["parameters"]
     for name in ("bleu_by_length.png", "bleu_by_beam.png"):
         assert (out / name).stat().st_size > 10_000
+        (out / name).unlink()
+
+    # More steps, on the same pairs from pipes; a plot that cannot be drawn.
+    pipes = [tmp_path / "pipe_en", tmp_path / "pipe_de"]
+    for pipe, file in zip(pipes, files.split(","), strict=True):
+        os.mkfifo(pipe)
+        threading.Thread(target=pipe.write_bytes, args=(Path(file).read_bytes(),), daemon=True).start()
+    monkeypatch.setattr(translation_ablation, "draw_by_length", lambda *args: {}["no font"])
+    run("--data", ",".join(map(str, pipes)), "--out", out, "--resume", "--steps", "42")
+    assert "warning: bleu_by_length.png failed: 'no font'" in capsys.readouterr().err
+    assert (out / "bleu_by_beam.png").exists()
+    for name in names:
+        assert json.loads((out / f"{name}_3" / "summary.json").read_text())["steps"] == 42
+    assert json.loads((out / "summary.json").read_text())["settings"]["steps"] == 42
+    assert trained == [f"{name}_3" for name in names] * 2
 
 
 def test_spread():
