@@ -49,6 +49,10 @@ def storable(tree: Any) -> Any:
 def misfit(saved: Any, like: Any) -> str | None:
     """Which leaf of what was saved cannot become that of ``like``: its name, what it should be, and is."""
     stored, expected = named_leaves(saved), named_leaves(like)
+    for path, leaf in expected.items():
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) and not isinstance(leaf, _LEAVES):
+            kinds = "an array, a number or a shape and type"
+            return f"like: {'/'.join(path)} should be {kinds}, got {type(leaf).__name__}"
     for path in [*expected, *stored]:
         want = _spec(expected[path]).shape if path in expected else "nothing"
         got = _spec(stored[path]).shape if path in stored else "nothing"
@@ -115,11 +119,16 @@ def same(a: Any, b: Any) -> bool:
 
 def check_record(record: Any) -> None:
     """Raise ValueError unless a record comes back from JSON as it was; NaN and infinities do."""
+    if not isinstance(record, dict):
+        raise ValueError(f"record should be a dict, got {type(record).__name__}")
     try:
         _check_json("record", record)
-        json.loads(json.dumps(record))
     except RecursionError as error:
         raise ValueError("record is nested too deeply, or holds itself") from error
+    try:
+        json.loads(json.dumps(record))
+    except ValueError as error:  # integers of thousands of digits
+        raise ValueError(f"record cannot be read again as JSON: {error}") from error
 
 
 def _check_json(name: str, value: Any) -> None:
