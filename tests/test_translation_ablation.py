@@ -88,8 +88,14 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     for name in ("bleu_by_length.png", "bleu_by_beam.png"):
         assert (out / name).stat().st_size > 10_000
         (out / name).unlink()
+    more_steps(files, out, tmp_path, monkeypatch, capsys)
+    for name in names:
+        assert json.loads((out / f"{name}_3" / "summary.json").read_text())["steps"] == 42
+    assert trained == [f"{name}_3" for name in names] * 2
 
-    # More steps, on the same pairs from pipes; a plot that cannot be drawn.
+
+def more_steps(files, out, tmp_path, monkeypatch, capsys):
+    """On the same pairs, from pipes; with a plot that cannot be drawn."""
     pipes = [tmp_path / "pipe_en", tmp_path / "pipe_de"]
     for pipe, file in zip(pipes, files.split(","), strict=True):
         os.mkfifo(pipe)
@@ -98,10 +104,7 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     run("--data", ",".join(map(str, pipes)), "--out", out, "--resume", "--steps", "42")
     assert "warning: bleu_by_length.png failed: 'no font'" in capsys.readouterr().err
     assert (out / "bleu_by_beam.png").exists()
-    for name in names:
-        assert json.loads((out / f"{name}_3" / "summary.json").read_text())["steps"] == 42
     assert json.loads((out / "summary.json").read_text())["settings"]["steps"] == 42
-    assert trained == [f"{name}_3" for name in names] * 2
 
 
 def test_spread():
