@@ -1,5 +1,7 @@
 """Truncated BPTT."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,3 +100,94 @@ def test_same_key_same_run_other_key_other_run():
 
     assert relative_error(run(0), run(0)) == 0
     assert relative_error(run(0), run(1)) > 1e-3
+
+
+def affine_loss(params, carry, chunk, key):
+    """A cell without the library's: x W + b + h, and noise."""
+    ys = jnp.tanh(chunk @ params["w"] + params["b"][None] + carry)
+    return jnp.mean((ys - jax.random.normal(key, ys.shape, ys.dtype)) ** 2), ys
+
+
+def affine(dtype="float32", place=lambda leaf, spec: leaf):
+    """Parameters whole, carry and chunks split by their batch, where ``place`` places them."""
+    params = {"w": jnp.full((3, 2), 0.3, dtype), "b": jnp.ones(2, dtype)}
+    chunk = jnp.arange(24, dtype=dtype).reshape(8, 3) / 24
+    batches = [place(leaf, jax.P("x")) for leaf in (jnp.zeros((8, 2), dtype), chunk, 2 * chunk)]
+    return jax.tree.map(lambda p: place(p, jax.P()), params), batches[0], batches[1:], jax.random.key(0)
+
+
+def plain_optimizer():
+    schedule = optax.cosine_decay_schedule(0.1, 10)
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule), optax.contrib.reduce_on_plateau()
+    )
+
+
+def two_steps(params, carry, chunks, key):
+    optimizer = plain_optimizer()
+    state, step = init_state(params, optimizer, carry, key), truncated_step(affine_loss, optimizer)
+    for chunk in chunks:
+        state, metrics = step(state, chunk)
+    return jax.block_until_ready((state, metrics))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        lambda: jax.transfer_guard("disallow"),
+        lambda: jax.numpy_rank_promotion("raise"),
+        lambda: jax.numpy_dtype_promotion("strict"),
+        lambda: jax.debug_nans(True),
+        lambda: jax.check_tracer_leaks(True),
+        lambda: jax.disable_jit(True),
+    ],
+    ids=[
+        "transfer_guard",
+        "rank_promotion",
+        "dtype_promotion",
+        "debug_nans",
+        "tracer_leaks",
+        "disable_jit",
+    ],
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
+def test_under_jax_s_safety_switches(switch, dtype):
+    expected, given = two_steps(*affine(dtype)), affine(dtype)
+    with switch():
+        state, metrics = two_steps(*given)
+    tolerance = 1e-5 if dtype == "float32" else 0.02
+    assert relative_error(state.params, expected[0].params) < tolerance
+    assert float(metrics.loss) == pytest.approx(float(expected[1].loss), rel=tolerance)
+
+
+def test_debug_nans_names_the_nan():
+    """Not the buffers that were donated before it was found."""
+    params, carry, chunks, key = affine()
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        two_steps(params, carry, [chunks[0].at[0].set(jnp.inf) * 0], key)
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+@pytest.mark.parametrize("current", [True, False])
+def test_data_parallel_steps_are_those_of_one_device(kind, current):
+    """The mesh set for all, or known by the arrays alone."""
+    mesh = jax.make_mesh((4,), ("x",), (kind,))
+    expected, _ = two_steps(*affine())
+    given = affine(place=lambda leaf, spec: jax.device_put(leaf, jax.NamedSharding(mesh, spec)))
+    with jax.set_mesh(mesh) if current else contextlib.nullcontext():
+        state, metrics = two_steps(*given)
+    assert relative_error(state[:3], expected[:3]) < 1e-6
+    assert not state.carry.sharding.is_fully_replicated
+    assert state.params["w"].sharding.is_fully_replicated
+    assert metrics.loss.sharding.is_fully_replicated
+
+
+def test_half_precision_with_a_gradient_whose_square_is_beyond_it():
+    """The norm in float32; parameters and moments stay as they are."""
+    optimizer = optax.adam(0.1)
+    state = init_state(jnp.ones(4, "float16"), optimizer, (), jax.random.key(0))
+    types = jax.tree.map(jnp.result_type, state)
+    step = truncated_step(lambda p, c, x, k: (jnp.sum(300 * p) + x, c), optimizer)
+    state, metrics = step(state, jnp.float16(0))
+    assert float(metrics.grad_norm) == 600
+    assert jax.tree.map(jnp.result_type, state) == types

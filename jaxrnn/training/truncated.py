@@ -65,11 +65,11 @@ def truncated_step(
             "obj_fn": value_fn,  # what sophia calls it
             "grad_fn": lambda params, _: jax.grad(value_fn)(params),  # sam's: of parameters and inner step
         }
-        # The arithmetic inside Optax is not the caller's, whose strictness it does not meet.
+        # The arithmetic from here on, Optax's, is not the caller's, whose strictness it does not meet.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             updates, opt_state = _update(optimizer, grads, state.opt_state, state.params, extra)
             params = optax.apply_updates(state.params, updates)
-        metrics = StepMetrics(value, _norm(grads))
+            metrics = StepMetrics(value, _norm(grads))
         return TrainState(params, opt_state, last, state.step + 1, state.key), metrics
 
     return jax.jit(train_step, donate_argnums=0)
