@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact, Key
 
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.affine import cast_like
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
-from jaxrnn.checks import check_positive, check_shapes
+from jaxrnn.checks import check_positive, check_shapes, settle
 
 
 class AdditiveParams(NamedTuple):
@@ -52,7 +53,7 @@ class Additive:
     size: int
 
     def __post_init__(self) -> None:
-        check_positive("size", self.size)
+        settle(self, check_positive, "size")
 
     def init(
         self, key: Key[Array, ""], query_features: int, memory_features: int, dtype: DType = jnp.float32
@@ -240,8 +241,8 @@ class AttentionDecoder(Cell):
     input_feeding: bool = True
 
     def __post_init__(self) -> None:
-        check_positive("memory_features", self.memory_features)
-        check_positive("size", self.size)
+        object.__setattr__(self, "cell", as_cell(self.cell))
+        settle(self, check_positive, "memory_features", "size")
 
     @property
     def out_features(self) -> int:
@@ -279,6 +280,7 @@ class AttentionDecoder(Cell):
         mask = jnp.ones(values.shape[:-1], bool)
         if lengths is not None:
             mask = jnp.arange(values.shape[-2]) < lengths[..., None]
+            values = jnp.where(mask[..., None], values, 0)  # keys see them, and their gradient with them
         return Memory(values, self.attention.keys(weights.attention, values), mask)
 
     def initial_carry(
@@ -337,6 +339,8 @@ class AttentionDecoder(Cell):
             )
         weights, memory = params
         super().check(weights, carry, x)
+        fed = x.shape[-1] + (self.size if self.input_feeding else 0)
+        self.cell.check(weights.cell, carry.cell, jax.ShapeDtypeStruct((*x.shape[:-1], fed), x.dtype))
         shape = (*x.shape[:-1], jnp.shape(memory.mask)[-1])
         values = jax.ShapeDtypeStruct((*shape, self.memory_features), weights.w_c.dtype)
         keys = jax.eval_shape(self.attention.keys, weights.attention, values)

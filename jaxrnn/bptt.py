@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Cell, Params
-from jaxrnn.scan import Inputs, masked_step, masked_step_bwd, scan_steps
+from jaxrnn.scan import Inputs, Starts, masked_step, masked_step_bwd, scan_steps
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -16,7 +16,7 @@ def scan_bptt(
     reverse: bool,
     scan_unroll: int,
     params: Params,
-    initial: Carry,
+    starts: Starts,
     carry: Carry,
     inputs: Inputs,
 ) -> tuple[Carry, Array]:
@@ -28,9 +28,9 @@ def scan_bptt(
         ∂L/∂S_{t-1}, δ_t = step_bwd(∂L/∂S_t, ∂L/∂y_t)        t = T..1
         ∂L/∂W = param_grads(δ_1..δ_T)     ∂L/∂x = input_grads(δ_1..δ_T)
 
-    ``initial`` and the noise are constants: their gradients are zero.
+    ``starts`` and the noise are constants: their gradients are zero.
     """
-    return scan_steps(cell, params, initial, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
+    return scan_steps(cell, params, starts, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
 
 
 def _forward(
@@ -38,12 +38,12 @@ def _forward(
     reverse: bool,
     scan_unroll: int,
     params: Params,
-    initial: Carry,
+    starts: Starts,
     carry: Carry,
     inputs: Inputs,
 ) -> tuple[tuple[Carry, Array], tuple[Any, ...]]:
     def body(carry: Carry, inputs: Inputs) -> tuple[Carry, tuple]:
-        carry, (y, before, (residuals,)) = masked_step(cell.step_fwd, params, initial, carry, inputs)
+        carry, (y, before, (residuals,)) = masked_step(cell.step_fwd, params, starts, carry, inputs)
         return carry, (y, before, residuals)
 
     carry, (ys, befores, residuals) = jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)

@@ -1,22 +1,98 @@
 """Checks of what users hand in: each raises a ValueError that says what was expected and what came."""
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 
-def check_positive(name: str, value: int) -> None:
-    """Raise ValueError unless ``value`` is an integer of at least 1."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+def check_positive(name: str, value: Any) -> int:
+    """``value`` as a plain integer; ValueError unless it is one of at least 1.
+
+    >>> check_positive("hidden_size", np.int64(3))
+    3
+    """
+    number = as_integer(value)
+    if number is None or number < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return number
 
 
-def check_positive_number(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is a finite number above 0."""
-    if not isinstance(value, float | int) or isinstance(value, bool) or not 0 < value < float("inf"):
+def check_number(name: str, value: Any) -> float:
+    """``value`` as a plain float; ValueError unless it is one number, Python's, NumPy's or JAX's."""
+    if (number := as_number(value)) is None:
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return number
+
+
+def check_positive_number(name: str, value: Any) -> float:
+    """``value`` as a plain float; ValueError unless it is finite and above 0."""
+    if (number := as_number(value)) is None or not 0 < number < float("inf"):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
+    return number
+
+
+def check_fraction(name: str, value: Any) -> float:
+    """``value`` as a plain float; ValueError unless it lies in [0, 1)."""
+    if (number := as_number(value)) is None or not 0 <= number < 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    return number
+
+
+def settle(owner: Any, check: Callable[[str, Any], Any], *names: str) -> None:
+    """Check fields of a frozen dataclass, and put what the check returns in their place: NumPy's and JAX's
+    scalars become Python's, so that equal values compare and hash alike.
+    """
+    for name in names:
+        object.__setattr__(owner, name, check(name, getattr(owner, name)))
+
+
+def as_number(value: Any) -> float | None:
+    """A real number of Python, NumPy or JAX as Python's; None for anything else, True too."""
+    kind = _kind(value)
+    is_real = jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
+    return float(value) if is_real else None
+
+
+def as_integer(value: Any) -> int | None:
+    """An integer of Python, NumPy or JAX as Python's; None for anything else, True and 1.0 too."""
+    return operator.index(value) if jnp.issubdtype(_kind(value), jnp.integer) else None
+
+
+def check_count(what: str, parts: Any, expected: int, each: str) -> None:
+    """Raise ValueError unless ``parts`` is a tuple or list with one entry a layer, say: ``each``."""
+    if not isinstance(parts, tuple | list) or len(parts) != expected:
+        came = f"{len(parts)} of them" if isinstance(parts, tuple | list) else type(parts).__name__
+        raise ValueError(f"{what} must be a tuple of {expected}, one a {each}; got {came}")
+
+
+def check_ids(name: str, ids: Any, size: int, where: Any = None) -> Array:
+    """``ids`` as an array; ValueError unless they are integers and, where they are known and count, lie in
+    [0, size).
+    """
+    kind = jnp.result_type(ids)
+    if not jnp.issubdtype(kind, jnp.integer):
+        raise ValueError(f"{name} must be integers, got {kind}")
+    if not any(isinstance(array, jax.core.Tracer) for array in (ids, where)):
+        known = np.asarray(jax.device_get(ids))
+        outside = (known < 0) | (known >= size)
+        if where is not None:
+            outside = outside & np.asarray(jax.device_get(where))
+        if outside.any():
+            raise ValueError(f"{name} must lie in [0, {size}), the vocabulary, got {known[outside][0]}")
+    return jnp.asarray(ids)
+
+
+def _kind(value: Any) -> Any:
+    """The dtype of one known number; that of objects for anything else."""
+    kind = getattr(value, "dtype", type(value))
+    is_dtype = isinstance(kind, np.dtype) or kind in (bool, int, float, complex)
+    known = is_dtype and jnp.ndim(value) == 0 and not isinstance(value, jax.core.Tracer)
+    return kind if known else np.dtype(object)
 
 
 def check_shapes(what: str, expected: Any, actual: Any) -> None:
@@ -37,9 +113,3 @@ def check_shapes(what: str, expected: Any, actual: Any) -> None:
         floating = jnp.issubdtype(jnp.result_type(got), jnp.inexact)
         if jnp.issubdtype(want.dtype, jnp.inexact) and not floating:
             raise ValueError(f"{what}: leaf {name} should be floating-point, got {jnp.result_type(got)}")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` lies in [0, 1)."""
-    if not isinstance(value, float | int) or not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
-from jaxrnn.scan import Inputs, select, zeros
+from jaxrnn.scan import Inputs, Starts, select
+from jaxrnn.sharding import match_varying, shard_batch
 
 
 def checked(
@@ -38,54 +39,69 @@ def prepare(
     noise: Noise,
     *,
     reverse: bool,
-) -> tuple[Params, Carry, Carry, Inputs]:
-    """params, the carry that resets return to, the carry before the first step, and every step's inputs."""
+) -> tuple[Params, Starts, Carry, Inputs]:
+    """params, the carries that steps may start from anew, the one before the first step, and every step's
+    inputs.
+    """
     time, batch_shape = xs.shape[0], xs.shape[1:-1]
     initial = cell.initial_carry(batch_shape, jnp.result_type(*jax.tree.leaves(params), xs))
-    if carry is None:
-        carry = initial
+    initial, carry = shard_batch((initial, initial if carry is None else carry), xs)
     initial = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), initial, carry)
-    valid = None
+    inputs = Inputs(xs, jax.lax.stop_gradient(noise), None, resets)
+    starts = Starts(initial, None)
     if lengths is not None:
-        steps = jnp.arange(time).reshape(time, *(1 for _ in batch_shape))
-        valid = steps < jnp.clip(lengths, 0, time)
-        xs = select(valid, xs, zeros(xs))
-    resets = _resets_before_step(resets, valid, reverse)
-    inputs = Inputs(xs, jax.lax.stop_gradient(noise), valid, resets)
-    return _match_varying((params, initial, carry, inputs))
+        lengths = jnp.clip(lengths, 0, time)
+        valid = jnp.arange(time).reshape(time, *(1 for _ in batch_shape)) < lengths[None]
+        inputs = inputs._replace(valid=valid, resets=None if resets is None else resets & valid)
+    inputs = inputs._replace(resets=_resets_before_step(inputs.resets, reverse))
+    if lengths is not None and inputs.xs.size:
+        inputs, starts = _with_safe_padding(inputs, starts, carry, lengths, reverse)
+    return match_varying((params, starts, carry, inputs))
 
 
-def _resets_before_step(resets: Array | None, valid: Array | None, reverse: bool) -> Array | None:
+def _with_safe_padding(
+    inputs: Inputs, starts: Starts, carry: Carry, lengths: Array, reverse: bool
+) -> tuple[Inputs, Starts]:
+    """Steps at padding repeat a step that is taken anyway, the first of a longest sequence.
+
+    So a step that is finite, and has a finite derivative, where it counts is so at padding too. Zeros would
+    not do for log x or x / ‖x‖, nor the lane's own carry, which may be NaN where the length is 0.
+    """
+    valid: Any = inputs.valid
+    batch_axes = tuple(range(lengths.ndim))
+    longest, lanes = jnp.max(lengths), jnp.arange(lengths.size).reshape(lengths.shape)
+    lane = jnp.min(jnp.where(lengths == longest, lanes, lengths.size))
+    first = jnp.maximum(longest - 1, 0) if reverse else 0
+
+    def of_lane(leaf: Array, otherwise: Any) -> Array:
+        """The lane's entry of ``leaf (*batch, ...)`` in every lane; only numbers can be NaN."""
+        if not jnp.issubdtype(leaf.dtype, jnp.number):
+            return otherwise
+        chosen = select(lanes == lane, leaf, jnp.zeros_like(leaf))
+        chosen = jnp.sum(chosen, axis=batch_axes, keepdims=True, dtype=leaf.dtype)
+        return jax.lax.stop_gradient(jnp.where(longest > 0, chosen, otherwise))
+
+    def fill(leaf: Array) -> Array:
+        if leaf.shape[: lengths.ndim + 1] != valid.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        at_first = jax.lax.dynamic_index_in_dim(leaf, first, keepdims=False)
+        return select(valid, leaf, of_lane(at_first, jnp.ones((), leaf.dtype))[None])
+
+    start = carry
+    if inputs.resets is not None:
+        at_first = jax.lax.dynamic_index_in_dim(inputs.resets, first, keepdims=False)
+        start = select(at_first, starts.initial, carry)
+    xs, noise = jax.tree.map(fill, (inputs.xs, inputs.noise))
+    padded = jax.tree.map(of_lane, start, starts.initial)
+    return inputs._replace(xs=xs, noise=noise), starts._replace(padded=padded)
+
+
+def _resets_before_step(resets: Array | None, reverse: bool) -> Array | None:
     """Where the carry is put back before a step, from where segments begin."""
-    if resets is None:
-        return None
-    if valid is not None:
-        resets = resets & valid
-    if not reverse:
+    if resets is None or not reverse:
         return resets
     # Backward in time, the edge between t-1 and t is crossed on the way to step t-1.
     return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
-
-
-def _match_varying(tree: Any) -> Any:
-    """All leaves varying over the same mesh axes, so that they may meet in a scan under ``shard_map``.
-
-    Outside the custom derivative on purpose: autodiff then sums the gradient of what was replicated.
-    """
-    axes = frozenset[str]().union(*map(_varying_axes, jax.tree.leaves(tree)))
-
-    def match(leaf: Array) -> Array:
-        missing = tuple(sorted(axes - _varying_axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(match, tree) if axes else tree
-
-
-def _varying_axes(leaf: Array) -> frozenset[str]:
-    """The mesh axes over which a value varies; JAX has had two names for them."""
-    kind = jax.typeof(leaf)
-    manual = getattr(kind, "manual_axis_type", None)
-    return getattr(kind, "vma", frozenset()) if manual is None else manual.varying
 
 
 def _checked_lengths(xs: Array, lengths: Any) -> Array:

@@ -10,8 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Inexact, Int
 
 from jaxrnn.bptt import scan_bptt
-from jaxrnn.cells.cell import Carry, Cell, Noise, Params
-from jaxrnn.checks import check_positive
+from jaxrnn.caching import by_value
+from jaxrnn.cells.adapted import as_cell
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params, overridden
+from jaxrnn.checks import check_count, check_positive
 from jaxrnn.inputs import checked, prepare
 from jaxrnn.scan import Inputs, associative_steps, scan_steps
 
@@ -73,12 +75,16 @@ def unroll(
     >>> ys.shape, bool(jnp.all(ys[:, 1] == 0))
     ((5, 2, 4), True)
     """
+    cell = as_cell(cell)
     xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, noise)
     if backward not in get_args(Backward):
         raise ValueError(f'backward must be "autodiff" or "bptt", got {backward!r}')
     if backward == "bptt" and not cell.has_derivative:
+        changed = overridden(type(cell), "step_bwd")
+        because = f" ({changed} overrides what its parent's was derived from)" if changed else ""
         raise ValueError(
-            f'backward="bptt" needs a hand-derived derivative, and {cell} has none; use backward="autodiff"'
+            f'backward="bptt" needs a hand-derived derivative, and {cell} has none{because}; '
+            f'use backward="autodiff"'
         )
     if remat is not None:
         check_positive("remat", remat)
@@ -132,6 +138,9 @@ def bidirectional(
     >>> ys.shape
     (5, 2, 8)
     """
+    for what, pair in (("params", params), ("carry", carry), ("noise", noise)):
+        if what == "params" or pair is not None:
+            check_count(what, pair, 2, "direction")
     forward_carry, backward_carry = (None, None) if carry is None else carry
     forward_noise, backward_noise = (None, None) if noise is None else noise
     forward_carry, forward_ys = unroll(
@@ -186,13 +195,14 @@ def parallel_unroll(
     >>> bool(jnp.allclose(ys, unroll(cell, params, xs)[1], atol=1e-5))
     True
     """
+    cell = as_cell(cell)
     if not cell.is_affine:
         raise ValueError(f"parallel_unroll needs a cell that is affine in its carry, got {cell}")
     xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, None)
     return _parallel_unroll(cell, params, xs, carry, lengths, resets, reverse=reverse)
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse"))
+@functools.partial(by_value, static_argnames=("cell", "reverse"))
 def _parallel_unroll(
     cell: Cell,
     params: Params,
@@ -203,13 +213,11 @@ def _parallel_unroll(
     *,
     reverse: bool,
 ) -> tuple[Carry, Array]:
-    params, initial, carry, inputs = prepare(
-        cell, params, xs, carry, lengths, resets, None, reverse=reverse
-    )
-    return associative_steps(cell, params, initial, carry, inputs, reverse=reverse)
+    params, starts, carry, inputs = prepare(cell, params, xs, carry, lengths, resets, None, reverse=reverse)
+    return associative_steps(cell, params, starts.initial, carry, inputs, reverse=reverse)
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse", "backward", "remat", "scan_unroll"))
+@functools.partial(by_value, static_argnames=("cell", "reverse", "backward", "remat", "scan_unroll"))
 def _unroll(
     cell: Cell,
     params: Params,
@@ -224,18 +232,29 @@ def _unroll(
     remat: int | None,
     scan_unroll: int,
 ) -> tuple[Carry, Array]:
-    params, initial, carry, inputs = prepare(
+    time = xs.shape[0]
+    chunk = time if remat is None else min(remat, time)
+    if missing := -time % max(chunk, 1):
+        lengths = jnp.full(xs.shape[1:-1], time) if lengths is None else jnp.clip(lengths, 0, time)
+        xs, resets, noise = jax.tree.map(lambda leaf: _lengthened(leaf, missing), (xs, resets, noise))
+    params, starts, carry, inputs = prepare(
         cell, params, xs, carry, lengths, resets, noise, reverse=reverse
     )
 
     def run(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
         if backward == "bptt":
-            return scan_bptt(cell, reverse, scan_unroll, params, initial, carry, inputs)
-        return scan_steps(cell, params, initial, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
+            return scan_bptt(cell, reverse, scan_unroll, params, starts, carry, inputs)
+        return scan_steps(cell, params, starts, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
 
-    if remat is None or xs.shape[0] <= remat:
+    if chunk == time:
         return run(params, carry, inputs)
-    return _in_chunks(run, params, carry, inputs, chunk=remat, reverse=reverse)
+    carry, ys = _in_chunks(run, params, carry, inputs, chunk=chunk, reverse=reverse)
+    return carry, ys[:time]
+
+
+def _lengthened(leaf: Array, steps: int) -> Array:
+    """``leaf (time, ...)`` with so many steps of padding after it."""
+    return jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (steps, *leaf.shape[1:]))])
 
 
 def _in_chunks(
@@ -248,19 +267,13 @@ def _in_chunks(
     reverse: bool,
 ) -> tuple[Carry, Array]:
     """``run`` over chunks of time, of which only the carry between chunks is kept for the derivative."""
-    time = inputs.xs.shape[0]
-    chunks = -(-time // chunk)
-    missing = chunks * chunk - time
-    if missing and inputs.valid is None:  # the added steps are padding
-        inputs = inputs._replace(valid=jnp.ones_like(inputs.xs[..., 0], dtype=bool))
 
     def split(leaf: Array) -> Array:  # (time, ...) -> (chunks, chunk, ...)
-        padded = jnp.concatenate([leaf, jnp.zeros_like(leaf, shape=(missing, *leaf.shape[1:]))])
-        return padded.reshape(chunks, chunk, *leaf.shape[1:])
+        return leaf.reshape(-1, chunk, *leaf.shape[1:])
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def body(carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
         return run(params, carry, inputs)
 
     carry, ys = jax.lax.scan(body, carry, jax.tree.map(split, inputs), reverse=reverse)
-    return carry, ys.reshape(chunks * chunk, *ys.shape[2:])[:time]
+    return carry, ys.reshape(-1, *ys.shape[2:])

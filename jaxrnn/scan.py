@@ -16,10 +16,17 @@ from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
 class Inputs(NamedTuple):
     """What each step of a scan is given; every leaf leads with time. None stands for "nowhere"."""
 
-    xs: Array  # (time, *batch, in_features), zero where not valid
+    xs: Array  # (time, *batch, in_features); at padding an input that is safe to compute with
     noise: Noise
     valid: Bool[Array, "time *batch"] | None  # False at padding
     resets: Bool[Array, "time *batch"] | None  # True where the carry starts afresh; never at padding
+
+
+class Starts(NamedTuple):
+    """Carries that a step is given in place of the last one; every leaf leads with batch."""
+
+    initial: Carry  # at a reset
+    padded: Carry  # at padding, where the step is computed in vain; None without padding
 
 
 def select(mask: Array, when_true: Any, when_false: Any) -> Any:
@@ -37,22 +44,24 @@ def zeros(tree: Any) -> Any:
 
 
 def masked_step(
-    step: Callable[..., tuple], params: Params, initial: Carry, carry: Carry, inputs: Inputs
+    step: Callable[..., tuple], params: Params, starts: Starts, carry: Carry, inputs: Inputs
 ) -> tuple[Carry, tuple[Array, Carry, tuple[Residuals, ...]]]:
     """One step under padding and resets.
 
     ``step`` is a cell's ``step`` or ``step_fwd``; ``inputs`` are those of one step. The carry is first
-    put back to ``initial`` where a reset stands; at padding it then stays as it was, and y is zero.
+    put back to the initial one where a reset stands; at padding it then stays as it was, and y is zero.
 
     Returns:
-      the new carry, and (y, the carry that the step started from, the step's residuals if any).
+      the new carry, and (y, the carry that the step was given, the step's residuals if any).
     """
-    before = carry if inputs.resets is None else select(inputs.resets, initial, carry)
-    after, y, *residuals = step(params, before, inputs.xs, inputs.noise)
+    before = carry if inputs.resets is None else select(inputs.resets, starts.initial, carry)
+    # Safe operands, not only a masked result: 0 · NaN in a derivative would reach every gradient.
+    given = before if inputs.valid is None else select(inputs.valid, before, starts.padded)
+    after, y, *residuals = step(params, given, inputs.xs, inputs.noise)
     if inputs.valid is not None:
         after = select(inputs.valid, after, before)
         y = select(inputs.valid, y, zeros(y))
-    return after, (y, before, tuple(residuals))
+    return after, (y, given, tuple(residuals))
 
 
 def masked_step_bwd(
@@ -83,7 +92,7 @@ def masked_step_bwd(
 def scan_steps(
     cell: Cell,
     params: Params,
-    initial: Carry,
+    starts: Starts,
     carry: Carry,
     inputs: Inputs,
     *,
@@ -93,7 +102,7 @@ def scan_steps(
     """The masked step over all time: last carry and outputs, for ``jax.grad`` to differentiate."""
 
     def body(carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
-        carry, (y, _, _) = masked_step(cell.step, params, initial, carry, inputs)
+        carry, (y, _, _) = masked_step(cell.step, params, starts, carry, inputs)
         return carry, y
 
     return jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)

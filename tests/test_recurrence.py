@@ -303,11 +303,11 @@ def test_equal_cells_compile_once(row: Row):
     """In eager use too: a cell is a value, and only its value decides."""
     params, xs, carry, lengths, _ = problem(row.cell, "float32")
     jaxrnn.unroll(row.cell, params, xs, carry, lengths=lengths)
-    before = recurrence._unroll._cache_size()
+    before = recurrence._unroll.jitted._cache_size()
     jaxrnn.unroll(dataclasses.replace(row.cell), params, xs + 1, carry, lengths=lengths * 0)
-    assert recurrence._unroll._cache_size() == before
+    assert recurrence._unroll.jitted._cache_size() == before
     jaxrnn.unroll(row.cell, params, xs[:2], carry)
-    assert recurrence._unroll._cache_size() == before + 1
+    assert recurrence._unroll.jitted._cache_size() == before + 1
 
 
 def test_default_carry_and_outputs_follow_the_dtypes():

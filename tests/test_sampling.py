@@ -309,12 +309,12 @@ def test_softmax_feedback_in_float64(float64):
 
 
 def test_equal_models_compile_once():
-    _scan.clear_cache()
+    _scan.jitted.clear_cache()
     for seed in range(3):
         greedy(*decoder(seed), start=0, max_length=4)
-    assert _scan._cache_size() == 1
+    assert _scan.jitted._cache_size() == 1
     greedy(*decoder(0, hidden=4), start=0, max_length=4)
-    assert _scan._cache_size() == 2
+    assert _scan.jitted._cache_size() == 2
 
 
 def test_a_step_may_be_a_method_of_what_cannot_be_hashed():
@@ -330,12 +330,12 @@ def test_a_step_may_be_a_method_of_what_cannot_be_hashed():
 
 
 def test_other_temperatures_masses_and_keys_compile_once():
-    _scan.clear_cache()
+    _scan.jitted.clear_cache()
     step_and_state = decoder(0)
     for i, temperature in enumerate([0.5, 1.0, 2.0]):
         options = {"temperature": temperature, "top_p": 0.3 * (i + 1), "key": jax.random.key(i)}
         sample(*step_and_state, start=i, max_length=4, **options)
-    assert _scan._cache_size() == 1
+    assert _scan.jitted._cache_size() == 1
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Deltas, DType, Params, Residuals, SizedCell
 from jaxrnn.checks import check_positive
+from jaxrnn.sharding import like_weight
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def weight_grad(inputs: Array, deltas: Array, weight: Array) -> Array:
         ((leading, leading), ((), ())),
         # Not less than the weight's own dtype: thousands of steps would drown in bfloat16.
         preferred_element_type=jnp.promote_types(deltas.dtype, weight.dtype),
+        out_sharding=like_weight(weight, deltas),
     )
     return total.astype(weight.dtype)
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Inexact, Key
 
-from jaxrnn.checks import check_positive, check_shapes
+from jaxrnn.caching import is_value
+from jaxrnn.checks import check_positive, check_shapes, settle
 
 # What names a dtype, as NumPy and JAX take it.
 DType = str | np.dtype | type[Any]
@@ -171,7 +172,7 @@ class SizedCell(Cell):
     dtype: DType | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_positive("hidden_size", self.hidden_size)
+        settle(self, check_positive, "hidden_size")
         if self.dtype is not None:  # one spelling, so that equal cells hash alike
             object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
 
@@ -185,18 +186,48 @@ class SizedCell(Cell):
         return jnp.result_type(*jax.tree.leaves(operands)) if self.dtype is None else self.dtype
 
 
+# What a subclass may override, and the derivative of its parent still be that of its step.
+_NOT_OF_THE_STEP = {name for name in vars(Cell) if not name.startswith("_")} - {"step", "step_fwd"}
+
+
+def overridden(kind: type[Cell], method: str) -> str:
+    """What is overridden of the methods that a step may call below the class that defines ``method``; empty
+    where nothing is, and ``method`` still belongs to the step.
+    """
+    classes = kind.__mro__
+    depth = next(i for i, c in enumerate(classes) if method in vars(c))
+    for c in classes[:depth]:
+        for name, new in vars(c).items():
+            old = next((vars(base)[name] for base in classes[depth:] if name in vars(base)), None)
+            is_code = any(callable(part) or isinstance(part, _DESCRIPTORS) for part in (old, new))
+            configures = name in getattr(kind, "__dataclass_fields__", ()) or name.startswith("__")
+            if old is not None and is_code and not configures and name not in _NOT_OF_THE_STEP:
+                return f"{c.__name__}.{name}"
+    return ""
+
+
+_DESCRIPTORS = (property, staticmethod, classmethod, functools.cached_property)
+
+
 def _belongs_to_step(kind: type[Cell], method: str) -> bool:
-    """Whether a class has a method, and not one left behind by a subclass that changes the step alone."""
-    names, classes = ("step", "step_fwd", method), kind.__mro__
-    depth = {name: next(i for i, c in enumerate(classes) if name in vars(c)) for name in names}
-    return getattr(kind, method) is not getattr(Cell, method) and depth[method] == min(depth.values())
+    return getattr(kind, method) is not getattr(Cell, method) and not overridden(kind, method)
 
 
-@functools.lru_cache(maxsize=256)
 def _expected_params(cell: Cell, in_features: int) -> Params:
-    return jax.eval_shape(lambda key: cell.init(key, in_features), jax.random.key(0))
+    draw = _params_of_value if is_value(cell) else _params_of_value.__wrapped__
+    return draw(cell, in_features)
+
+
+def _expected_carry(cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
+    draw = _carry_of_value if is_value(cell) else _carry_of_value.__wrapped__
+    return draw(cell, batch_shape)
 
 
 @functools.lru_cache(maxsize=256)
-def _expected_carry(cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
+def _params_of_value(cell: Cell, in_features: int) -> Params:
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), in_features))
+
+
+@functools.lru_cache(maxsize=256)
+def _carry_of_value(cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
     return jax.eval_shape(lambda: cell.initial_carry(batch_shape))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise
-from jaxrnn.checks import check_positive_number
+from jaxrnn.checks import check_positive_number, settle
 
 
 class ElmanParams(NamedTuple):
@@ -163,7 +163,7 @@ class IRNN(Elman):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive_number("scale", self.scale)
+        settle(self, check_positive_number, "scale")
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> ElmanParams:
         """LeCun-normal input weights (in the paper, of standard deviation 0.001), scale·I, zero bias."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise, SizedCell
+from jaxrnn.checks import as_integer, check_number, settle
 
 
 class LSTMParams(NamedTuple):
@@ -45,8 +46,19 @@ class Chrono:
     longest_span: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.longest_span, int) or self.longest_span < 3:
+        span = as_integer(self.longest_span)
+        if span is None or span < 3:
             raise ValueError(f"longest_span must be an integer of 3 or more, got {self.longest_span!r}")
+        object.__setattr__(self, "longest_span", span)
+
+
+def _number_or_chrono(name: str, value: Any) -> float | Chrono:
+    if isinstance(value, Chrono):
+        return value
+    try:
+        return check_number(name, value)
+    except ValueError:
+        raise ValueError(f"{name} must be a number or Chrono(...), got {value!r}") from None
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,7 @@ class MemoryCell(SizedCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.forget_bias, float | int | Chrono):
-            raise ValueError(f"forget_bias must be a number or Chrono(...), got {self.forget_bias!r}")
+        settle(self, _number_or_chrono, "forget_bias")
 
     def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> LSTMCarry:
         """Zeros, a buffer each: h ``(*batch_shape, out_features)``, c ``(*batch_shape, hidden_size)``."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih, weight_grad
 from jaxrnn.cells.cell import DType, Noise
 from jaxrnn.cells.lstm import Chrono, LSTMCarry, MemoryCell, lstm_gates
-from jaxrnn.checks import check_positive
+from jaxrnn.checks import check_positive, settle
 
 
 class ProjectedParams(NamedTuple):
@@ -74,7 +74,7 @@ class ProjectedLSTM(MemoryCell, AffineCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("projection_size", self.projection_size)
+        settle(self, check_positive, "projection_size")
 
     @property
     def out_features(self) -> int:

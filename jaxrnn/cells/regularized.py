@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 from jaxrnn.cells.affine import cast_like
 from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
 from jaxrnn.cells.wrapped import WrappedCell
-from jaxrnn.checks import check_fraction, check_shapes
+from jaxrnn.checks import check_fraction, check_shapes, settle
 
 
 class ZoneoutNoise(NamedTuple):
@@ -61,8 +61,8 @@ class Zoneout(WrappedCell):
     rate_c: float = 0.5
 
     def __post_init__(self) -> None:
-        check_fraction("rate_h", self.rate_h)
-        check_fraction("rate_c", self.rate_c)
+        super().__post_init__()
+        settle(self, check_fraction, "rate_h", "rate_c")
         fields = _fields(self.cell)
         if "h" not in fields or not set(fields) <= {"h", "c"}:
             raise ValueError(
@@ -198,8 +198,8 @@ class VariationalDropout(WrappedCell):
     rate_y: float = 0.25
 
     def __post_init__(self) -> None:
-        check_fraction("rate_h", self.rate_h)
-        check_fraction("rate_y", self.rate_y)
+        super().__post_init__()
+        settle(self, check_fraction, "rate_h", "rate_y")
         if self.rate_h > 0 and (self.cell.carries_h or "h" not in _fields(self.cell)):
             raise ValueError(
                 f"rate_h must be 0 for {self.cell}, got {self.rate_h}: only a cell whose h_(t-1) enters "

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, Deltas, DType, Noise, Params, Residuals
+from jaxrnn.checks import check_count
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Stack(Cell):
     cells: Sequence[Cell]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", tuple(self.cells))
+        object.__setattr__(self, "cells", tuple(map(as_cell, self.cells)))
         if not self.cells:
             raise ValueError("Stack needs at least one cell, got none")
 
@@ -72,6 +74,14 @@ class Stack(Cell):
         """The layers' own initial carries."""
         return tuple(cell.initial_carry(batch_shape, dtype) for cell in self.cells)
 
+    def check(self, params: Params, carry: Carry, x: Any) -> None:
+        """Each layer's own checks, on what it is given by the one below."""
+        for what, parts in (("params of a Stack", params), ("carry of a Stack", carry)):
+            check_count(what, parts, len(self.cells), "layer")
+        for cell, layer_params, layer_carry in zip(self.cells, params, carry, strict=True):
+            cell.check(layer_params, layer_carry, x)
+            x = jax.ShapeDtypeStruct((*x.shape[:-1], cell.out_features), x.dtype)
+
     def noise(self, key: Key[Array, ""], time: int, batch_shape: Sequence[int] = ()) -> Noise:
         """The layers' own noise, each from a key of its own; None where no layer uses any."""
         keys = jax.random.split(key, len(self.cells))
@@ -82,12 +92,12 @@ class Stack(Cell):
         self, params: tuple[Params, ...], carry: tuple[Carry, ...], x: Array, noise: Noise = None
     ) -> tuple[tuple[Carry, ...], Array, Residuals]:
         """One step of every layer; the residuals are each layer's input and residuals."""
+        noises = self._noises(noise)
         after, residuals = [], []
         y = x
         for layer, cell in enumerate(self.cells):
-            layer_noise = None if noise is None else noise[layer]
             x = y
-            layer_carry, y, layer_residuals = cell.step_fwd(params[layer], carry[layer], x, layer_noise)
+            layer_carry, y, layer_residuals = cell.step_fwd(params[layer], carry[layer], x, noises[layer])
             after.append(layer_carry)
             residuals.append((x, layer_residuals))
         return tuple(after), y, tuple(residuals)
@@ -101,10 +111,10 @@ class Stack(Cell):
           ValueError: if the shapes of params, carry and x do not fit each other.
         """
         self.check(params, carry, x)
+        noises = self._noises(noise)
         after = []
         for layer, cell in enumerate(self.cells):
-            layer_noise = None if noise is None else noise[layer]
-            layer_carry, x = cell.step(params[layer], carry[layer], x, layer_noise)
+            layer_carry, x = cell.step(params[layer], carry[layer], x, noises[layer])
             after.append(layer_carry)
         return tuple(after), x
 
@@ -151,3 +161,10 @@ class Stack(Cell):
                 )
             )
         return tuple(grads)
+
+    def _noises(self, noise: Noise) -> Any:
+        """The noise of every layer."""
+        if noise is None:
+            return (None,) * len(self.cells)
+        check_count("noise of a Stack", noise, len(self.cells), "layer")
+        return noise

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 
 
@@ -15,6 +16,9 @@ class WrappedCell(Cell):
     """A cell around a cell, with the same parameters, carry and output."""
 
     cell: Cell
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cell", as_cell(self.cell))
 
     @property
     def out_features(self) -> int:

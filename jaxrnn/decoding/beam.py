@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.checks import check_positive
+from jaxrnn.checks import check_number, check_positive
 from jaxrnn.decoding.lanes import Step, prepare
 from jaxrnn.decoding.search import search
 
@@ -73,11 +73,12 @@ def beam_search(
     >>> found.tokens[0, 0], round(float(jnp.exp(found.scores[0, 0])), 4)  # greedy takes 1, then 0: 0.24
     (Array([2, 0], dtype=int32), 0.36)
     """
-    check_positive("beam_size", beam_size)
+    beam_size = check_positive("beam_size", beam_size)
+    length_penalty = check_number("length_penalty", length_penalty)
     if not 0 <= length_penalty <= MOST_PENALTY:
         raise ValueError(f"length_penalty must lie in [0, {MOST_PENALTY}], got {length_penalty}")
     lanes = prepare(step, state, start, end, max_length, context)
-    penalties = ((5 + np.arange(1, max_length + 1)) / 6) ** length_penalty
+    penalties = ((5 + np.arange(1, lanes.max_length + 1)) / 6) ** length_penalty
     leaves, tokens, extras = search(
         lanes.step,
         state,
@@ -86,7 +87,7 @@ def beam_search(
         None,
         jnp.zeros(len(lanes.start)),
         jnp.asarray(penalties),
-        end=end,
+        end=lanes.end,
         beam_size=beam_size,
         children=_by_probability,
     )

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from jaxrnn.checks import check_positive
+from jaxrnn.caching import is_value
+from jaxrnn.checks import as_integer, check_ids, check_positive
+from jaxrnn.sharding import shard_lanes
 
 Step = Callable[..., tuple]
+
+PLAIN = "threefry2x32"
 
 
 class Lanes(NamedTuple):
@@ -20,6 +23,8 @@ class Lanes(NamedTuple):
 
     step: Step
     start: Array  # (batch,)
+    end: int | None
+    max_length: int
     vocabulary: int
 
 
@@ -30,39 +35,38 @@ def prepare(
 
     Raises:
       ValueError: for a ``max_length`` below 1, a state or context without a common batch axis, a start or
-        end outside the vocabulary, or a step that returns another state than it got, or logits of a
-        shape other than (batch, vocabulary).
+        end that is no token of the vocabulary, or a step that returns another state than it got, or logits
+        of a shape other than (batch, vocabulary).
     """
-    check_positive("max_length", max_length)
+    max_length = check_positive("max_length", max_length)
     batch = _batch_of(state)
     for leaf in jax.tree.leaves(context):
         if (shape := jnp.shape(leaf))[:1] != (batch,):
             raise ValueError(
                 f"every leaf of context must lead with the batch of state, {batch}; got shape {shape}"
             )
-    if not isinstance(start, jax.core.Tracer):
-        start = np.asarray(start)  # within jit too, where jnp would not compute
-    if start.shape not in {(), (batch,)}:
-        raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
+    if jnp.shape(start) not in {(), (batch,)}:
+        raise ValueError(f"start must be one token or one a lane ({batch}), got shape {jnp.shape(start)}")
+    if not jnp.issubdtype(jnp.result_type(start), jnp.integer):
+        raise ValueError(f"start must be integers, got {jnp.result_type(start)}")
     step = as_partial(step)
-    lanes = jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,))
+    lanes = shard_lanes(jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,)), state)
     vocabulary = _check_step(step, state, lanes, context)
-    if end is not None and not 0 <= end < vocabulary:
-        raise ValueError(f"end must lie in [0, {vocabulary}), the vocabulary, got {end}")
-    if not isinstance(start, jax.core.Tracer):
-        outside = start[(start < 0) | (start >= vocabulary)]
-        if outside.size:
-            raise ValueError(
-                f"start must lie in [0, {vocabulary}), the vocabulary, got {outside.ravel()[0]}"
-            )
-    return Lanes(step, lanes, vocabulary)
+    check_ids("start", start, vocabulary)
+    if end is not None:
+        if (number := as_integer(end)) is None:
+            raise ValueError(f"end must be an integer, got {end!r}")
+        if not 0 <= number < vocabulary:
+            raise ValueError(f"end must lie in [0, {vocabulary}), the vocabulary, got {end}")
+        end = number
+    return Lanes(step, lanes, end, max_length, vocabulary)
 
 
 def as_partial(step: Step) -> jax.tree_util.Partial:
     """The step as a pytree of what is bound to it, equal to another's where their functions are."""
     if not isinstance(step, jax.tree_util.Partial):
         step = jax.tree_util.Partial(step)
-    return jax.tree_util.Partial(_by_value(step.func), *step.args, **step.keywords)
+    return jax.tree_util.Partial(_comparable(step.func), *step.args, **step.keywords)
 
 
 def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, Array, Any]:
@@ -88,13 +92,19 @@ def log_probabilities(logits: Array) -> tuple[Array, Array]:
 def lane_keys(key: Array, batch: int) -> Array:
     """A key a lane: the given ones, or one folded with each lane's index.
 
+    Keys of "rbg" and "unsafe_rbg", whose draws under ``vmap`` depend on each other, are made into keys of
+    JAX's default implementation.
+
     Raises:
       ValueError: for any other number of keys, or keys that are not typed.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"key must come from jax.random.key, got an array of {key.dtype}")
+    if not jnp.issubdtype(kind := jnp.result_type(key), jax.dtypes.prng_key):
+        raise ValueError(f"key must come from jax.random.key, got an array of {kind}")
     if key.shape not in {(), (batch,)}:
         raise ValueError(f"key must be one key or one a lane ({batch}), got shape {key.shape}")
+    if key.dtype != jax.eval_shape(lambda: jax.random.key(0, impl=PLAIN)).dtype:
+        words = jax.lax.map(lambda key: jax.random.bits(key, (2,), jnp.uint32), key.reshape(-1))
+        key = jax.random.wrap_key_data(words, impl=PLAIN).reshape(key.shape)
     return key if key.shape else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
@@ -108,13 +118,19 @@ def _batch_of(state: Any) -> int:
     return sizes[0]
 
 
-# Under jit only for its cache: a step that was checked once is not traced again.
-_traced_step = jax.jit(advance)
+def result_of(step: Step, state: Any, tokens: Any, context: Any) -> tuple[Any, Any, Any]:
+    """The shapes and dtypes of what a step returns; traced once where equal steps do the same."""
+    if is_value(step):
+        return _traced.eval_shape(step, state, tokens, context)
+    return jax.eval_shape(lambda *arguments: advance(step, *arguments), state, tokens, context)
+
+
+_traced = jax.jit(advance)  # for its cache
 
 
 def _check_step(step: Step, state: Any, tokens: Array, context: Any) -> int:
     """The size of the vocabulary, once a step's result is seen to have the right shapes."""
-    after, logits, extras = _traced_step.eval_shape(step, state, tokens, context)
+    after, logits, extras = result_of(step, state, tokens, context)
     if logits.ndim != 2 or len(logits) != len(tokens) or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
             f"step must return floating-point logits ({len(tokens)}, vocabulary), "
@@ -143,21 +159,18 @@ def _check_step(step: Step, state: Any, tokens: Array, context: Any) -> int:
 
 @dataclass(frozen=True)
 class _Method:
-    """A bound method that equals another where their owners are equal; Python's own go by identity."""
+    """A method of a value, equal to that of an equal value; Python's own go by their owner's identity."""
 
-    function: Callable[..., Any]
     owner: Any
+    name: str
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self.owner, *args, **kwargs)
+        return getattr(self.owner, self.name)(*args, **kwargs)
 
 
-def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, as a ``_Method`` if it is a method of a hashable value."""
-    if not inspect.ismethod(function):
+def _comparable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, as a ``_Method`` if it is a method of a value."""
+    if not (inspect.ismethod(function) and is_value(function)):
         return function
-    try:
-        hash(function.__self__)
-    except TypeError:
-        return function
-    return _Method(function.__func__, function.__self__)
+    method = _Method(function.__self__, function.__name__)
+    return method if getattr(method.owner, method.name, None) == function else function

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.decoding.lanes import Step, advance, lane_keys, log_probabilities, prepare
+from jaxrnn.caching import by_value
+from jaxrnn.checks import as_integer, check_number
+from jaxrnn.decoding.lanes import Step, advance, lane_keys, log_probabilities, prepare, result_of
+from jaxrnn.sharding import auto_sharded, match_varying
 
 Feedback = Literal["token", "softmax"]
 
@@ -72,9 +75,9 @@ def sample(
     start: Int[ArrayLike, "*batch"],
     end: int | None = None,
     max_length: int,
-    temperature: float = 1.0,
+    temperature: Float[ArrayLike, ""] | float = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: Float[ArrayLike, ""] | float | None = None,
     feedback: Feedback = "token",
     context: Any = None,
 ) -> Decoded:
@@ -96,9 +99,9 @@ def sample(
       start: the first token fed, one for all or one a lane.
       end: the token that ends a sequence, or None.
       max_length: tokens to draw.
-      temperature: above 0; below 1 sharpens the distribution, above 1 flattens it.
+      temperature: above 0, and may be traced; below 1 sharpens the distribution, above 1 flattens it.
       top_k: number of tokens to choose from, or None for all.
-      top_p: probability mass to choose from, in (0, 1], or None for all.
+      top_p: probability mass to choose from, in (0, 1], or None for all; it may be traced.
       feedback: "token" feeds the drawn token back. "softmax" feeds back the distribution it was drawn
         from, so that later steps never learn which token came: every output is then a blur of all
         continuations, which is why it is not done; it is here to be seen.
@@ -117,19 +120,26 @@ def sample(
     >>> sample(step, jnp.zeros(2), key=jax.random.key(0), start=0, max_length=5).tokens.shape
     (2, 5)
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}; for its limit use greedy")
-    if top_k is not None and top_k < 1:
+    if top_k is not None and ((top_k := as_integer(top_k)) is None or top_k < 1):
         raise ValueError(f"top_k must be 1 or more, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
+    if _is_known(temperature) and not check_number("temperature", temperature) > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; for its limit use greedy")
+    if _is_known(top_p) and not 0 < check_number("top_p", top_p) <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
     if feedback not in get_args(Feedback):
         raise ValueError(f'feedback must be "token" or "softmax", got {feedback!r}')
-    top_p = None if top_p == 1 else top_p  # all of it: the running sum would lose the tail to rounding
+    if _is_known(top_p) and top_p == 1:
+        top_p = None  # all of it: the running sum would lose the tail to rounding
     choice = _Choice(True, top_k, top_p is not None, feedback)
-    coldest = float(jnp.finfo(jnp.float32).tiny)  # below it float32 is 0, and 0 / 0 is no number
-    limits = (jnp.float32(max(temperature, coldest)), jnp.float32(1 if top_p is None else top_p))
+    limits = jax.tree.map(
+        lambda limit: jnp.asarray(limit, jnp.float32), (temperature, 1.0 if top_p is None else top_p)
+    )
     return _decode(step, state, start, end, max_length, context, (key, limits), choice)
+
+
+def _is_known(limit: Any) -> bool:
+    """Whether it is given, and not traced."""
+    return limit is not None and not isinstance(limit, jax.core.Tracer)
 
 
 class _Choice(NamedTuple):
@@ -157,10 +167,21 @@ def _decode(
     if random is not None:
         key, limits = random
         keys = lane_keys(key, len(lanes.start))
-    return _scan(lanes.step, state, lanes.start, context, keys, limits, end, max_length, choice)
+    return _scan(
+        lanes.step,
+        state,
+        lanes.start,
+        context,
+        keys,
+        limits,
+        end=lanes.end,
+        max_length=lanes.max_length,
+        choice=choice,
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("end", "max_length", "choice"))
+@auto_sharded
+@functools.partial(by_value, static_argnames=("end", "max_length", "choice"))
 def _scan(
     step: Step,
     state: Any,
@@ -168,6 +189,7 @@ def _scan(
     context: Any,
     keys: Array | None,
     limits: tuple[Array, Array] | None,
+    *,
     end: int | None,
     max_length: int,
     choice: _Choice,
@@ -189,15 +211,15 @@ def _scan(
         counted = ~done
         extras = jax.tree.map(lambda leaf: jax.vmap(jnp.where)(done, jnp.zeros_like(leaf), leaf), extras)
         done = done | (token == end) if end is not None else done
-        fed = jax.nn.softmax(chosen_from) if choice.feedback == "softmax" else token
+        fed = jax.nn.softmax(chosen_from).astype(jnp.float32) if choice.feedback == "softmax" else token
         return (state, fed, done), (token, score, counted, extras)
 
-    fed = start
+    fed, done = start, jnp.zeros(start.shape, bool)
     if choice.feedback == "softmax":  # the start token as the distribution that is sure of it
-        _, logits, _ = jax.eval_shape(advance, step, state, start, context)
+        _, logits, _ = result_of(step, state, start, context)
         fed = jax.nn.one_hot(start, logits.shape[-1], dtype=jnp.float32)
-    done = jnp.zeros(start.shape, bool)
-    _, (tokens, scores, counted, extras) = jax.lax.scan(body, (state, fed, done), jnp.arange(max_length))
+    before, step, context, keys, limits = match_varying(((state, fed, done), step, context, keys, limits))
+    _, (tokens, scores, counted, extras) = jax.lax.scan(body, before, jnp.arange(max_length))
     lengths = jnp.sum(counted, axis=0, dtype=jnp.int32)
     extras = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), extras)
     return Decoded(tokens.T, jnp.sum(scores, axis=0), lengths, extras)
@@ -208,8 +230,10 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
     if limits is None:
         return logits
     temperature, mass = limits
-    logits = logits.astype(jnp.float32)
-    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature  # the highest cannot overflow
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    # The highest cannot overflow, and what is impossible stays so at any temperature: −∞ / ∞ is no number.
+    below = (logits - jnp.max(logits, axis=-1, keepdims=True)) / _at_least_tiny(temperature)
+    logits = jnp.where(logits == -jnp.inf, -jnp.inf, below)
     if choice.top_k is not None and choice.top_k < logits.shape[-1]:
         _, kept = jax.lax.top_k(logits, choice.top_k)  # exactly k, also where logits are equal
         keep = jnp.any(jax.nn.one_hot(kept, logits.shape[-1], dtype=bool), axis=-2)
@@ -217,8 +241,14 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
     if choice.top_p:
         order = jnp.argsort(logits, axis=-1, descending=True)
         probabilities = jnp.take_along_axis(jax.nn.softmax(logits), order, axis=-1)
-        # The first is always kept; a token is kept while those before it have not reached the mass.
+        # A token is kept while those before it have not reached the mass; the first always.
         keep_sorted = jnp.cumsum(probabilities, axis=-1) - probabilities < mass
+        keep_sorted = keep_sorted.at[..., 0].set(True)
         keep = jnp.take_along_axis(keep_sorted, jnp.argsort(order, axis=-1), axis=-1)
         logits = jnp.where(keep, logits, -jnp.inf)
     return logits
+
+
+def _at_least_tiny(temperature: Array) -> Array:
+    """Below it float32 is 0, and 0 / 0 is no number."""
+    return jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)

@@ -8,7 +8,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.caching import by_value
+from jaxrnn.checks import check_ids
 from jaxrnn.decoding.lanes import Step, advance, log_probabilities, prepare
+from jaxrnn.sharding import auto_sharded, match_varying
 
 
 def forced_score(
@@ -46,45 +49,56 @@ def forced_score(
     >>> jnp.exp(forced_score(step, jnp.zeros(1), jnp.array([[1, 0, 0]]), start=0)).round(3)
     Array([0.072], dtype=float32)
     """
-    tokens = jnp.asarray(tokens, jnp.int32)
-    if tokens.ndim != 2:
-        raise ValueError(f"tokens must be (batch, time), got shape {tokens.shape}")
-    batch, time = tokens.shape
+    if jnp.ndim(tokens) != 2:
+        raise ValueError(f"tokens must be (batch, time), got shape {jnp.shape(tokens)}")
+    batch, time = jnp.shape(tokens)
     lanes = prepare(step, state, start, None, max(time, 1), context)
-    lengths = jnp.full(batch, time) if lengths is None else jnp.asarray(lengths)
-    if not len(lanes.start) == batch == lengths.size or lengths.ndim != 1:
+    lengths = np.full(batch, time) if lengths is None else lengths
+    if not len(lanes.start) == batch or jnp.shape(lengths) != (batch,):
         raise ValueError(
-            f"tokens, lengths and state must have one batch, got {batch}, {lengths.shape} and "
+            f"tokens, lengths and state must have one batch, got {batch}, {jnp.shape(lengths)} and "
             f"{len(lanes.start)}"
         )
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in (tokens, lengths)):
-        _check(np.asarray(tokens), np.asarray(lengths), lanes.vocabulary)
-    return _score(lanes.step, state, tokens, lanes.start, lengths, context)
+    if not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
+        raise ValueError(f"lengths must be integers, got {jnp.result_type(lengths)}")
+    counted = lengths  # traced, or which of the tokens count
+    if not isinstance(lengths, jax.core.Tracer):
+        known = np.asarray(jax.device_get(lengths))
+        if known.size and not 0 <= known.min() <= known.max() <= time:
+            raise ValueError(f"lengths must lie in [0, {time}], got {known.min()} to {known.max()}")
+        counted = np.arange(time) < known[:, None]
+    tokens = check_ids("tokens", tokens, lanes.vocabulary, where=counted)
+    return _score(lanes.step, state, tokens, lanes.start, jnp.asarray(lengths), context)
 
 
-def _check(tokens: np.ndarray, lengths: np.ndarray, vocabulary: int) -> None:
-    time = tokens.shape[1]
-    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= time:
-        raise ValueError(f"lengths must lie in [0, {time}], got {lengths.min()} to {lengths.max()}")
-    counted = tokens[np.arange(time) < lengths[:, None]]
-    if (wrong := counted[(counted < 0) | (counted >= vocabulary)]).size:
-        raise ValueError(f"tokens must lie in [0, {vocabulary}), the vocabulary, got {wrong[0]}")
-
-
-@jax.jit
+@auto_sharded
+@by_value
 def _score(
     step: Step, state: Any, tokens: Array, start: Array, lengths: Array, context: Any
 ) -> Float[Array, " batch"]:
-    counted = jnp.arange(tokens.shape[1]) < lengths[:, None]
+    if not tokens.size:
+        return jnp.zeros(len(start))
+    step, state, tokens, start, lengths, context = match_varying(
+        (step, state, tokens, start, lengths, context)
+    )
+    counted = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
     tokens = jnp.where(counted, tokens, 0)
     fed = jnp.concatenate([start[:, None], tokens], axis=1)[:, :-1]
+    # Where nothing counts, the first step of a longest sequence is taken once more: it is finite if any is.
+    longest = jnp.argmax(lengths)
+    at_first = jax.tree.map(
+        lambda leaf: jax.lax.stop_gradient(jnp.broadcast_to(leaf[longest], leaf.shape)), (state, start)
+    )
 
-    def body(state: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
-        fed, token = inputs
+    def body(state: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+        fed, token, counts = inputs
+        state, fed = jax.tree.map(
+            lambda now, first: jax.vmap(jnp.where)(counts, now, first), (state, fed), at_first
+        )
         state, logits, _ = advance(step, state, fed, context)
         log_p, undefined = log_probabilities(logits)
         score = jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
         return state, jnp.where(undefined, jnp.nan, score)
 
-    _, scores = jax.lax.scan(body, state, (fed.T, tokens.T))
+    _, scores = jax.lax.scan(body, state, (fed.T, tokens.T, counted.T))
     return jnp.sum(jnp.where(counted.T, scores, 0), axis=0)

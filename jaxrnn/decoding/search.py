@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxrnn.decoding.lanes import Step, advance, log_probabilities
+from jaxrnn.caching import by_value
+from jaxrnn.decoding.lanes import Step, advance, log_probabilities, result_of
+from jaxrnn.sharding import auto_sharded, match_varying
 
 # The priorities of all children (batch, beam, vocabulary), by which they are kept, from their
 # log-probabilities, their parents' priorities (batch, beam), a key a lane or None, and the time. No child's
@@ -55,7 +57,8 @@ class Search(NamedTuple):
     broken: Array  # (batch,) logits were undefined
 
 
-@functools.partial(jax.jit, static_argnames=("end", "beam_size", "children"))
+@auto_sharded
+@functools.partial(by_value, static_argnames=("end", "beam_size", "children"))
 def search(
     step: Step,
     state: Any,
@@ -84,6 +87,7 @@ def search(
     state, context = (_spread(tree, beam_size) for tree in (state, context))
     first = _begin(step, state, start, context, root, beam_size, len(penalties))
     penalties = penalties.astype(first.live.priorities.dtype)
+    first, step, context, keys, penalties = match_varying((first, step, context, keys, penalties))
 
     def go_on(now: Search) -> Array:
         return (now.time < len(penalties)) & jnp.any(_running(now, penalties))
@@ -147,7 +151,7 @@ def _begin(
 ) -> Search:
     shape = (len(start), beam_size)
     tokens = jnp.broadcast_to(start[:, None], shape)
-    _, logits, extras = jax.eval_shape(advance, step, state, tokens.reshape(-1), context)
+    _, logits, extras = result_of(step, state, tokens.reshape(-1), context)
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     none = jnp.full(shape, -jnp.inf, dtype)
     zero, zeros = jnp.zeros(shape, jnp.int32), jnp.zeros((max_length, *shape), jnp.int32)

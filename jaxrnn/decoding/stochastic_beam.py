@@ -79,7 +79,7 @@ def stochastic_beam_search(
     >>> sorted(drawn.tokens[0].tolist()), drawn.weights.sum().round(4)
     ([[0, 0], [0, 1], [1, 0], [1, 1]], Array(1., dtype=float32))
     """
-    check_positive("beam_size", beam_size)
+    beam_size = check_positive("beam_size", beam_size)
     lanes = prepare(step, state, start, end, max_length, context)
     keys = lane_keys(key, len(lanes.start))
     leaves, tokens, extras = search(
@@ -89,8 +89,8 @@ def stochastic_beam_search(
         context,
         keys,
         jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, 0)))(keys),
-        jnp.ones(max_length),
-        end=end,
+        jnp.ones(lanes.max_length),
+        end=lanes.end,
         beam_size=beam_size + 1,
         children=_perturbed,
     )

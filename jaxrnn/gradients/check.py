@@ -10,6 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact, Key
 
+from jaxrnn.caching import by_value
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, Params
 from jaxrnn.checks import check_positive
 from jaxrnn.gradients.contract import check_contract, check_float64, check_real
@@ -105,7 +107,7 @@ def check(
     >>> report.agrees, report.max_errors()["bptt"] < 1e-12
     (True, True)
     """
-    xs = jnp.asarray(xs)
+    cell, xs = as_cell(cell), jnp.asarray(xs)
     if xs.ndim < 2 or not len(xs):
         raise ValueError(
             f"xs must be (time, *batch, in_features) with one step or more, got shape {xs.shape}"
@@ -215,7 +217,7 @@ def _through_unroll(run: _Run, backward: Backward) -> dict[str, Any]:
     return _with_outputs(run, *_unroll_vjp(run.cell, run.arguments, run.weights, _varying(run), **fixed))
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse", "remat", "backward"))
+@functools.partial(by_value, static_argnames=("cell", "reverse", "remat", "backward"))
 def _unroll_vjp(
     cell: Cell, arguments: tuple[Any, Any, Any], weights: Any, varying: dict[str, Any], **fixed: Any
 ) -> tuple[Any, Any]:
@@ -253,7 +255,7 @@ def _complex_step(run: _Run) -> dict[str, Any]:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse"))
+@functools.partial(by_value, static_argnames=("cell", "reverse"))
 def _by_complex_step(
     cell: Cell, arguments: Any, weights: Any, along: Any, varying: dict[str, Any], *, reverse: bool
 ) -> Any:
@@ -272,7 +274,7 @@ def _finite_difference(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     return _named(run, once), _named(run, allowed)
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "reverse"))
+@functools.partial(by_value, static_argnames=("cell", "reverse"))
 def _by_difference(
     cell: Cell, arguments: Any, weights: Any, along: Any, varying: dict[str, Any], *, reverse: bool
 ) -> tuple[Any, Any, Array]:

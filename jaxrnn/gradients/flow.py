@@ -10,6 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
+from jaxrnn.caching import by_value
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, Params
 from jaxrnn.gradients.problem import (
     MEMORY_LIMIT,
@@ -21,7 +23,7 @@ from jaxrnn.gradients.problem import (
     plain_step,
     size,
 )
-from jaxrnn.scan import Inputs, select
+from jaxrnn.scan import Inputs, Starts, select
 
 
 class Saturation(NamedTuple):
@@ -89,6 +91,7 @@ def flow(
     >>> bool(jnp.all(norms <= measured.bound * 1.0001))
     True
     """
+    cell = as_cell(cell)
     problem = make_problem(cell, params, xs, carry, d_ys, d_carry, **options)
     batch = math.prod(problem.inputs.xs.shape[1:-1])
     width = size(problem.carry) // max(batch, 1)
@@ -102,20 +105,20 @@ def flow(
     return _flow(cell, params, problem)
 
 
-@functools.partial(jax.jit, static_argnames="cell")
+@functools.partial(by_value, static_argnames=("cell",))
 def _flow(cell: Cell, params: Params, problem: Problem) -> Flow:
     batched = problem
     problem, with_batch = as_sequences(problem)
     befores, _ = carries_before(cell, params, problem)
     highway, saturation = _gates(cell, params, batched)
 
-    def of_sequence(initial: Carry, d_last: Carry, befores: Carry, inputs: Any, d_ys: Array) -> tuple:
-        state, unravel = ravel_pytree(initial)
+    def of_sequence(starts: Starts, d_last: Carry, befores: Carry, inputs: Any, d_ys: Array) -> tuple:
+        state, unravel = ravel_pytree(starts.initial)
         wide = _wide(state.dtype)
         in_c = _fields(unravel(jnp.arange(state.size, dtype=state.dtype))).get("c")
 
         def step(state: Array, inputs: Any) -> tuple[Array, Array]:
-            after, y = plain_step(cell, params, initial, unravel(state), inputs)
+            after, y = plain_step(cell, params, starts, unravel(state), inputs)
             return ravel_pytree(after)[0], y
 
         def body(run: tuple[Array, Array], at_t: tuple) -> tuple[tuple[Array, Array], tuple]:
@@ -137,7 +140,7 @@ def _flow(cell: Cell, params: Params, problem: Problem) -> Flow:
         by_lag = jax.tree.map(lambda leaf: jnp.flip(leaf, 0), measured)
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), measure(*start), by_lag)
 
-    arguments = (problem.initial, problem.d_carry, befores, problem.inputs, problem.d_ys)
+    arguments = (problem.starts, problem.d_carry, befores, problem.inputs, problem.d_ys)
     measured = jax.vmap(of_sequence, in_axes=(0, 0, 1, 1, 1))(*arguments)
     spectra, norms, cell_state = jax.tree.map(
         lambda leaf: jnp.moveaxis(with_batch(leaf), batched.inputs.xs.ndim - 2, 0), measured
@@ -160,7 +163,9 @@ def _gates(cell: Cell, params: Params, problem: Problem) -> tuple[Array | None, 
     befores, _ = carries_before(cell, params, problem)
     inputs = problem.inputs
     if inputs.resets is not None:
-        befores = jax.vmap(lambda mask, carry: select(mask, problem.initial, carry))(inputs.resets, befores)
+        befores = jax.vmap(lambda mask, carry: select(mask, problem.starts.initial, carry))(
+            inputs.resets, befores
+        )
     gates = jax.vmap(cell.gates, in_axes=(None, 0, 0, 0))(params, befores, inputs.xs, inputs.noise)
     valid = _valid(inputs)
     saturation = {}

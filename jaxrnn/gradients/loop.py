@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxrnn.caching import by_value
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
 from jaxrnn.scan import zeros
 
@@ -56,12 +57,12 @@ def loop(
     return (last, ys), (d_params, d_xs, d_first)
 
 
-@functools.partial(jax.jit, static_argnames="cell")
+@functools.partial(by_value, static_argnames=("cell",))
 def _step(cell: Cell, params: Params, carry: Carry, x: Array, noise: Noise) -> tuple[Carry, Array]:
     return cell.step(params, carry, x, noise)
 
 
-@functools.partial(jax.jit, static_argnames="cell")
+@functools.partial(by_value, static_argnames=("cell",))
 def _vjp(
     cell: Cell, params: Params, carry: Carry, x: Array, noise: Noise, d_carry: Carry, d_y: Array
 ) -> tuple[Params, Carry, Array]:

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
 from jaxrnn.checks import check_shapes
 from jaxrnn.inputs import checked, prepare
-from jaxrnn.scan import Inputs, masked_step, zeros
+from jaxrnn.scan import Inputs, Starts, masked_step, zeros
 
 MEMORY_LIMIT = 4 * 2**30  # bytes
 
@@ -20,7 +20,7 @@ MEMORY_LIMIT = 4 * 2**30  # bytes
 class Problem(NamedTuple):
     """A run in the order in which it runs, and the loss L = Σ⟨d_ys, ys⟩ + Σ⟨d_carry, S_T⟩."""
 
-    initial: Carry  # what resets return to
+    starts: Starts  # what resets return to, and what padding is given
     carry: Carry  # S_0
     inputs: Inputs  # time flipped under reverse
     d_ys: Array  # (time, *batch, out_features), time flipped under reverse
@@ -45,9 +45,9 @@ def make_problem(
         raise ValueError("the loss is empty: give its gradient d_ys, d_carry or both")
     xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, noise)
     carry = None if carry is None else jax.tree.map(jnp.asarray, carry)
-    _, initial, carry, inputs = prepare(cell, params, xs, carry, lengths, resets, noise, reverse=reverse)
+    _, starts, carry, inputs = prepare(cell, params, xs, carry, lengths, resets, noise, reverse=reverse)
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    _, y = jax.eval_shape(lambda p, s, i: plain_step(cell, p, initial, s, i), params, carry, first)
+    _, y = jax.eval_shape(lambda p, s, i: plain_step(cell, p, starts, s, i), params, carry, first)
     ys = jax.ShapeDtypeStruct((len(xs), *y.shape), y.dtype)
     d_ys = jnp.zeros(ys.shape, ys.dtype) if d_ys is None else jnp.asarray(d_ys)
     d_carry = zeros(carry) if d_carry is None else d_carry
@@ -56,21 +56,21 @@ def make_problem(
     if reverse:
         inputs, d_ys = jax.tree.map(lambda leaf: jnp.flip(leaf, 0), (inputs, d_ys))
     d_carry = jax.tree.map(lambda d, leaf: jnp.asarray(d, leaf.dtype), d_carry, carry)
-    return Problem(initial, carry, inputs, d_ys.astype(ys.dtype), d_carry)
+    return Problem(starts, carry, inputs, d_ys.astype(ys.dtype), d_carry)
 
 
 def plain_step(
-    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs
+    cell: Cell, params: Params, starts: Starts, carry: Carry, inputs: Inputs
 ) -> tuple[Carry, Array]:
     """The masked step as a function of parameters and carry: the new carry and y."""
-    after, (y, _, _) = masked_step(cell.step, params, initial, carry, inputs)
+    after, (y, _, _) = masked_step(cell.step, params, starts, carry, inputs)
     return after, y
 
 
 def loss(cell: Cell, params: Params, problem: Problem) -> Array:
     """L, for ``jax.grad``."""
     last, ys = jax.lax.scan(
-        lambda carry, inputs: plain_step(cell, params, problem.initial, carry, inputs),
+        lambda carry, inputs: plain_step(cell, params, problem.starts, carry, inputs),
         problem.carry,
         problem.inputs,
     )
@@ -82,7 +82,7 @@ def carries_before(cell: Cell, params: Params, problem: Problem) -> tuple[Carry,
     """S_0 .. S_{T-1}, leading with time, and S_T."""
 
     def body(carry: Carry, inputs: Inputs) -> tuple[Carry, Carry]:
-        after, _ = plain_step(cell, params, problem.initial, carry, inputs)
+        after, _ = plain_step(cell, params, problem.starts, carry, inputs)
         return after, carry
 
     last, befores = jax.lax.scan(body, problem.carry, problem.inputs)
@@ -100,8 +100,8 @@ def as_sequences(problem: Problem) -> tuple[Problem, Callable[[Any], Any]]:
 
         return jax.tree.map(reshape, tree)
 
-    initial, carry, inputs, d_ys, d_carry = problem
-    flattened = Problem(flat(initial, 0), flat(carry, 0), flat(inputs, 1), flat(d_ys, 1), flat(d_carry, 0))
+    starts, carry, inputs, d_ys, d_carry = problem
+    flattened = Problem(flat(starts, 0), flat(carry, 0), flat(inputs, 1), flat(d_ys, 1), flat(d_carry, 0))
     return flattened, lambda tree: jax.tree.map(lambda a: a.reshape(*batch_shape, *a.shape[1:]), tree)
 
 

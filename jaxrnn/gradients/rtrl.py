@@ -10,6 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Inexact
 
+from jaxrnn.caching import by_value
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, Params
 from jaxrnn.gradients.problem import (
     MEMORY_LIMIT,
@@ -20,6 +22,7 @@ from jaxrnn.gradients.problem import (
     plain_step,
     size,
 )
+from jaxrnn.scan import Starts
 
 
 def rtrl(
@@ -72,6 +75,7 @@ def rtrl(
     >>> bool(jnp.allclose(d_params.w_hh, expected.w_hh, atol=1e-5))
     True
     """
+    cell = as_cell(cell)
     problem = make_problem(cell, params, xs, carry, d_ys, d_carry, **options)
     width = size(problem.carry) // max(math.prod(problem.inputs.xs.shape[1:-1]), 1)
     entries = size(problem.carry) * (size(params) + width)
@@ -85,19 +89,19 @@ def rtrl(
     return _rtrl(cell, params, problem)
 
 
-@functools.partial(jax.jit, static_argnames="cell")
+@functools.partial(by_value, static_argnames=("cell",))
 def _rtrl(cell: Cell, params: Params, problem: Problem) -> tuple[Params, Carry]:
     problem, with_batch = as_sequences(problem)
     theta, unravel_theta = ravel_pytree(params)
 
-    def of_sequence(initial: Carry, carry: Carry, inputs: Any, d_ys: Array, d_last: Carry) -> Any:
+    def of_sequence(starts: Starts, carry: Carry, inputs: Any, d_ys: Array, d_last: Carry) -> Any:
         state, unravel_state = ravel_pytree(carry)
         dtype = jnp.result_type(theta, state)
 
         def step(theta: Array, state: Array, at_t: tuple) -> tuple[Array, Array]:
             """(S_t, ⟨d_y_t, y_t⟩) as one vector, and S_t."""
             inputs, d_y = at_t
-            after, y = plain_step(cell, unravel_theta(theta), initial, unravel_state(state), inputs)
+            after, y = plain_step(cell, unravel_theta(theta), starts, unravel_state(state), inputs)
             after = ravel_pytree(after)[0]
             return jnp.append(after, jnp.vdot(d_y, y)), after
 

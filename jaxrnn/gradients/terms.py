@@ -9,6 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact
 
+from jaxrnn.caching import by_value
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, Params
 from jaxrnn.checks import check_positive
 from jaxrnn.gradients.problem import (
@@ -70,6 +72,7 @@ def explicit_terms(
     >>> explicit_terms(cell, params, xs, d_carry=LSTMCarry(one, one)).w_hh.shape
     (6, 4, 16)
     """
+    cell = as_cell(cell)
     problem = make_problem(cell, params, xs, carry, d_ys, d_carry, **options)
     check_fits(
         f"the terms of {len(problem.d_ys)} steps",
@@ -82,13 +85,13 @@ def explicit_terms(
     return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), terms) if options.get("reverse") else terms
 
 
-@functools.partial(jax.jit, static_argnames="cell")
+@functools.partial(by_value, static_argnames=("cell",))
 def _explicit_terms(cell: Cell, params: Params, problem: Problem) -> Params:
     befores, _ = carries_before(cell, params, problem)
 
     def body(d_after: Carry, at_t: tuple[Carry, Inputs, Array]) -> tuple[Carry, Params]:
         before, inputs, d_y = at_t
-        _, vjp = jax.vjp(lambda p, s: plain_step(cell, p, problem.initial, s, inputs), params, before)
+        _, vjp = jax.vjp(lambda p, s: plain_step(cell, p, problem.starts, s, inputs), params, before)
         term, d_before = vjp((d_after, d_y))
         return d_before, term
 
@@ -154,6 +157,7 @@ def truncated(
     (True, True)
     """
     check_positive("steps", steps)
+    cell = as_cell(cell)
     problem = make_problem(cell, params, xs, carry, d_ys, d_carry, **options)
     steps = min(steps, len(problem.d_ys))
     check_fits(
@@ -163,11 +167,11 @@ def truncated(
         "use fewer steps or a smaller batch",
         memory_limit,
     )
-    return _truncated(cell, params, problem, max(steps, 1))
+    return _truncated(cell, params, problem, steps=max(steps, 1))
 
 
-@functools.partial(jax.jit, static_argnames=("cell", "steps"))
-def _truncated(cell: Cell, params: Params, problem: Problem, steps: int) -> Truncated:
+@functools.partial(by_value, static_argnames=("cell", "steps"))
+def _truncated(cell: Cell, params: Params, problem: Problem, *, steps: int) -> Truncated:
     full = jax.grad(loss, argnums=1)(cell, params, problem)
     gradient = _run_back(cell, params, problem, steps)
     return Truncated(gradient, *_angle_and_ratio(gradient, full))
@@ -183,7 +187,7 @@ def _run_back(cell: Cell, params: Params, problem: Problem, ages: int) -> Params
     def body(run: tuple[Carry, Params], at_t: tuple) -> tuple[tuple[Carry, Params], None]:
         d_after, gradient = run  # leaves (ages, *batch, ...)
         before, inputs, d_y = at_t
-        _, vjp = jax.vjp(lambda p, s: plain_step(cell, p, problem.initial, s, inputs), params, before)
+        _, vjp = jax.vjp(lambda p, s: plain_step(cell, p, problem.starts, s, inputs), params, before)
         term, _ = vjp((jax.tree.map(lambda leaf: leaf.sum(0), d_after), d_y))
         d_before = jax.vmap(lambda *cotangents: vjp(cotangents)[1])(d_after, newest(d_y))
         older = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0).at[0].set(0), d_before)

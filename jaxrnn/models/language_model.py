@@ -12,10 +12,13 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from jaxrnn.caching import by_value
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType
-from jaxrnn.checks import check_fraction, check_positive
+from jaxrnn.checks import check_count, check_fraction, check_ids, check_positive, settle
 from jaxrnn.data.text import Streams
 from jaxrnn.models.dropout import dropout
+from jaxrnn.models.tokens import checked_tokens, embed, one_hot
 from jaxrnn.recurrence import Backward, unroll
 
 
@@ -68,13 +71,13 @@ class LanguageModel:
     backward: Backward = "autodiff"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", tuple(self.cells))
-        check_positive("vocabulary_size", self.vocabulary_size)
+        object.__setattr__(self, "cells", tuple(map(as_cell, self.cells)))
+        settle(self, check_positive, "vocabulary_size")
         if self.embedding_size is not None:
-            check_positive("embedding_size", self.embedding_size)
+            settle(self, check_positive, "embedding_size")
         if not self.cells:
             raise ValueError("a language model needs at least one cell, got none")
-        check_fraction("dropout", self.dropout)
+        settle(self, check_fraction, "dropout")
         if self.tied and self.embedding_size != self.cells[-1].out_features:
             raise ValueError(
                 "a tied output needs embedding_size equal to the top cell's out_features "
@@ -133,11 +136,11 @@ class LanguageModel:
           the last carry and the logits.
 
         Raises:
-          ValueError: for tokens that are not integers, or shapes that do not fit (``unroll``).
+          ValueError: for tokens that are not integers or, where they are known and count, outside the
+            vocabulary; for layers or shapes that do not fit (``unroll``).
         """
-        tokens = jnp.asarray(tokens)
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(f"tokens must be integers, got {tokens.dtype}")
+        tokens = checked_tokens(tokens, self.vocabulary_size, lengths)
+        self._check_layers(params, carry)
         keys = None if key is None else jax.random.split(key, len(self.cells) + 1)
         time, batch_shape = tokens.shape[0], tokens.shape[1:]
         ys = self._embed(params, tokens)
@@ -175,7 +178,13 @@ class LanguageModel:
 
         Returns:
           the new carry and the next token's logits.
+
+        Raises:
+          ValueError: as ``apply``.
         """
+        if not jnp.issubdtype(jnp.result_type(tokens), jnp.floating):
+            tokens = checked_tokens(tokens, self.vocabulary_size)
+        self._check_layers(params, carry)
         y = self._embed(params, tokens)
         after = []
         for layer, cell in enumerate(self.cells):
@@ -183,13 +192,20 @@ class LanguageModel:
             after.append(layer_carry)
         return tuple(after), self._logits(params, y)
 
+    def _check_layers(self, params: LanguageModelParams, carry: Any) -> None:
+        check_count("params.layers", params.layers, len(self.cells), "cell")
+        if carry is not None:
+            check_count("carry", carry, len(self.cells), "cell")
+
     def _embed(self, params: LanguageModelParams, tokens: Array) -> Array:
         """Ids (...,) or distributions (..., vocabulary) to vectors."""
         distributions = jnp.issubdtype(tokens.dtype, jnp.floating)
         if params.embedding is None:
             dtype = params.b_out.dtype
-            return tokens if distributions else jax.nn.one_hot(tokens, self.vocabulary_size, dtype=dtype)
-        return tokens @ params.embedding if distributions else params.embedding[tokens]
+            return tokens.astype(dtype) if distributions else one_hot(tokens, self.vocabulary_size, dtype)
+        if distributions:
+            return tokens.astype(params.embedding.dtype) @ params.embedding
+        return embed(params.embedding, tokens)
 
     def _logits(self, params: LanguageModelParams, ys: Array) -> Array:
         w_out = params.embedding.T if self.tied else params.w_out
@@ -218,18 +234,20 @@ def next_token_nats(
       label_smoothing: ε, in [0, 1).
 
     Raises:
-      ValueError: for a label smoothing outside [0, 1).
+      ValueError: for a label smoothing outside [0, 1), targets or a mask that do not have the positions of
+        logits, targets that are not integers, or a mask that is not bool. Targets that count and lie
+        outside the vocabulary are a ValueError where they are known, and cost NaN under ``jit``.
 
     >>> nats, count = next_token_nats(jnp.zeros((2, 4)), jnp.array([0, 3]))
     >>> print(f"{nats / count:.4f}")  # ln 4
     1.3863
     """
-    check_fraction("label_smoothing", label_smoothing)
-    targets = jnp.asarray(targets)
+    label_smoothing = check_fraction("label_smoothing", label_smoothing)
+    targets = _checked_targets(logits, targets, mask)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # a sum of thousands of terms
     if mask is not None:
         mask = jnp.asarray(mask)
-        logits = jnp.where(mask[..., None], logits, 0)
+        logits, targets = jnp.where(mask[..., None], logits, 0), jnp.where(mask, targets, 0)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if label_smoothing:
         uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
@@ -237,6 +255,22 @@ def next_token_nats(
     if mask is None:
         return jnp.sum(nats), jnp.asarray(nats.size)
     return jnp.sum(nats, where=mask), jnp.sum(mask)
+
+
+def _checked_targets(logits: Array, targets: Any, mask: Any) -> Array:
+    positions, size = logits.shape[:-1], logits.shape[-1]
+    if jnp.shape(targets) != positions:
+        raise ValueError(
+            f"targets must have the positions of logits, {positions}, got {jnp.shape(targets)}"
+        )
+    is_bool = mask is None or jnp.issubdtype(jnp.result_type(mask), jnp.bool)
+    if mask is not None and not (is_bool and jnp.shape(mask) == positions):
+        raise ValueError(
+            f"mask must be bool with the positions of logits, {positions}, "
+            f"got {jnp.result_type(mask)} of shape {jnp.shape(mask)}"
+        )
+    targets = check_ids("targets", targets, size, mask)
+    return jnp.where(targets < 0, size, targets)  # beyond the end, where no id wraps around
 
 
 def text_nats(
@@ -260,7 +294,7 @@ def text_nats(
       on_chunk: called with the chunks done and their number, for a progress bar.
 
     Raises:
-      ValueError: for a text of fewer than two characters, or sizes below 1.
+      ValueError: for a text of fewer than two characters, ids outside the vocabulary, or sizes below 1.
 
     >>> from jaxrnn import Elman
     >>> model = LanguageModel(vocabulary_size=4, cells=[Elman(2)])
@@ -271,6 +305,7 @@ def text_nats(
     """
     if len(ids) < 2:
         raise ValueError(f"the text is too short: at least 2 characters are needed, got {len(ids)}")
+    check_ids("ids", ids, model.vocabulary_size)
     chunks = Streams(np.asarray(ids), streams, min(time, -(-len(ids) // streams)), drop_last=False)
     carry = model.initial_carry((streams,), params.b_out.dtype)
     nats, count = 0.0, 0
@@ -286,7 +321,7 @@ def text_nats(
     return nats, count
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(by_value, static_argnames=("model",))
 def _chunk_nats(
     model: LanguageModel,
     params: LanguageModelParams,

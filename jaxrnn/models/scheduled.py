@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
+from jaxrnn.checks import check_positive, settle
+from jaxrnn.models.tokens import embed
 
 
 class SamplingParams(NamedTuple):
@@ -65,6 +68,10 @@ class ScheduledSampling(Cell):
     cell: Cell
     in_features: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cell", as_cell(self.cell))
+        settle(self, check_positive, "in_features")
+
     @property
     def out_features(self) -> int:
         """Features of the decoder's output."""
@@ -106,7 +113,7 @@ class ScheduledSampling(Cell):
         x = jnp.where(noise.own[..., None], drawn if noise.mask is None else noise.mask * drawn, x)
         cell_carry, y = self.cell.step(params.cell, carry.cell, x, noise.cell)
         token = jax.random.categorical(noise.keys, y @ params.w_out + params.b_out)
-        return SamplingCarry(cell_carry, params.embedding[token].astype(carry.drawn.dtype)), y
+        return SamplingCarry(cell_carry, embed(params.embedding, token).astype(carry.drawn.dtype)), y
 
     def check(self, params: Params, carry: Carry, x: Any) -> None:
         """Raise ValueError unless the decoder's params and carry, and x, fit each other."""

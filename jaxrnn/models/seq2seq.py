@@ -10,12 +10,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.attention import Attention, AttentionDecoder, Memory
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType
 from jaxrnn.cells.regularized import VariationalDropout
 from jaxrnn.cells.stack import Stack
-from jaxrnn.checks import check_fraction, check_positive
+from jaxrnn.checks import check_count, check_fraction, check_positive, settle
 from jaxrnn.models.dropout import dropout
 from jaxrnn.models.scheduled import SamplingCarry, SamplingParams, ScheduledSampling
+from jaxrnn.models.tokens import checked_tokens, embed
 from jaxrnn.recurrence import Backward, bidirectional, unroll
 
 Direction = Literal["forward", "reversed", "bidirectional"]
@@ -112,19 +114,20 @@ class Seq2Seq:
     backward: Backward = "autodiff"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cells", tuple(self.cells))
-        decoder_cells = self.cells if self.decoder_cells is None else tuple(self.decoder_cells)
+        object.__setattr__(self, "cells", tuple(map(as_cell, self.cells)))
+        decoder_cells = (
+            self.cells if self.decoder_cells is None else tuple(map(as_cell, self.decoder_cells))
+        )
         object.__setattr__(self, "decoder_cells", decoder_cells)
-        for name in ("source_vocabulary", "target_vocabulary", "embedding_size"):
-            check_positive(name, getattr(self, name))
+        settle(self, check_positive, "source_vocabulary", "target_vocabulary", "embedding_size")
         if self.readout_size is not None:
-            check_positive("readout_size", self.readout_size)
+            settle(self, check_positive, "readout_size")
         if not self.cells or not decoder_cells:
             raise ValueError("encoder and decoder need at least one cell each, got none")
         for name, known in (("direction", get_args(Direction)), ("tied", get_args(Tied))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        check_fraction("dropout", self.dropout)
+        settle(self, check_fraction, "dropout")
         if self.tied != "none" and self.decoder.out_features != self.embedding_size:
             raise ValueError(
                 f"a tied output needs a readout of embedding_size ({self.embedding_size}), "
@@ -191,10 +194,13 @@ class Seq2Seq:
           the carry before the decoder's first step, and the memory that it reads.
 
         Raises:
-          ValueError: for tokens that are not integers, or shapes that do not fit (``unroll``).
+          ValueError: for tokens that are not integers or, where they are known and count, outside the
+            vocabulary; for layers or shapes that do not fit (``unroll``).
         """
+        source = checked_tokens(source, self.source_vocabulary, lengths)
+        check_count("params.encoder", params.encoder, len(self.cells), "cell")
         keys = [None] * len(self.cells) if key is None else jax.random.split(key, len(self.cells))
-        ys = _embed(params.source_embedding, source)
+        ys = embed(params.source_embedding, source)
         states = []
         for layer, cell in enumerate(self.cells):
             state, ys = self._encode_layer(cell, params.encoder[layer], ys, lengths, keys[layer])
@@ -229,11 +235,11 @@ class Seq2Seq:
             token (``ScheduledSampling``); needs a key.
 
         Raises:
-          ValueError: for tokens that are not integers, shapes that do not fit (``unroll``), or a sampling
-            rate without a key.
+          ValueError: as ``encode``, and for a sampling rate without a key.
         """
+        fed = checked_tokens(fed, self.target_vocabulary, lengths)
         cell, cell_params, carry = self.decoder, self._decoder_params(params, encoded.memory), encoded.carry
-        xs, noise = _embed(self._target_embedding(params), fed), None
+        xs, noise = embed(self._target_embedding(params), fed), None
         if sampling_rate is not None and key is None:
             raise ValueError("scheduled sampling draws tokens: give a key")
         if key is not None:
@@ -277,10 +283,14 @@ class Seq2Seq:
 
         Returns:
           the new carry, the next token's logits, and the attention weights ``(lanes, source)``, or None.
+
+        Raises:
+          ValueError: as ``encode``.
         """
+        tokens = checked_tokens(tokens, self.target_vocabulary)
         decoder: Any = self.decoder
         decoder_params = self._decoder_params(params, memory)
-        x, weights = self._target_embedding(params)[tokens], None
+        x, weights = embed(self._target_embedding(params), tokens), None
         if self.attention is None:
             carry, y = decoder.step(decoder_params, carry, x)
         else:
@@ -364,13 +374,6 @@ class Seq2Seq:
 
     def _dropout(self, key: Array, ys: Array) -> Array:
         return dropout(key, ys, self.dropout, variational=self.variational)
-
-
-def _embed(embedding: Array, tokens: Any) -> Array:
-    tokens = jnp.asarray(tokens)
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-    return embedding[tokens]
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Inexact, Int
 
+from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell
-from jaxrnn.checks import check_fraction, check_positive
+from jaxrnn.checks import check_count, check_fraction, check_positive
 from jaxrnn.recurrence import Backward, unroll
 
 
@@ -44,7 +45,7 @@ class RNN(nnx.Module):
         remat: int | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        check_positive("in_features", in_features)
+        in_features, cell = check_positive("in_features", in_features), as_cell(cell)
         self.cell = cell
         self.backward = backward
         self.remat = remat
@@ -144,6 +145,8 @@ class Bidirectional(nnx.Module):
 
         Outputs stay at their positions. Arguments as in ``RNN``; raises as it does.
         """
+        if initial_carry is not None:
+            check_count("initial_carry", initial_carry, 2, "direction")
         first, second = (None, None) if initial_carry is None else initial_carry
         common: dict[str, Any] = {
             "seq_lengths": seq_lengths,
@@ -193,8 +196,8 @@ class StackedRNN(nnx.Module):
         remat: int | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        check_positive("num_layers", num_layers)
-        check_fraction("dropout", dropout)
+        num_layers, dropout = check_positive("num_layers", num_layers), check_fraction("dropout", dropout)
+        cell = as_cell(cell)
         directions = 2 if bidirectional else 1
         in_sizes = [in_features] + [directions * cell.out_features] * (num_layers - 1)
 
@@ -219,6 +222,8 @@ class StackedRNN(nnx.Module):
 
         Arguments as in ``RNN``, carries one a layer; raises as it does.
         """
+        if initial_carry is not None:
+            check_count("initial_carry", initial_carry, len(self.layers), "layer")
         carries = []
         ys = inputs
         for index, layer in enumerate(self.layers):
@@ -237,10 +242,11 @@ def _is_param(leaf: Any) -> bool:
     return isinstance(leaf, nnx.Param)
 
 
-def _flip(ys: Array, lengths: Array | None) -> Array:
+def _flip(ys: Array, lengths: Any) -> Array:
     """The real steps of ``ys (time, *batch, features)`` in reverse order; padding stays behind them."""
     if lengths is None:
         return jnp.flip(ys, axis=0)
-    steps = jnp.arange(ys.shape[0]).reshape(-1, *(1 for _ in lengths.shape))
+    lengths = jnp.clip(jnp.asarray(lengths), 0, len(ys))[None]  # as ``unroll`` takes them
+    steps = jnp.arange(len(ys)).reshape(-1, *(1 for _ in lengths.shape[1:]))
     places = jnp.where(steps < lengths, lengths - 1 - steps, steps)
     return jnp.take_along_axis(ys, places[..., None], axis=0)

@@ -1,0 +1,53 @@
+"""Token ids as models take them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from jaxrnn.checks import check_ids
+from jaxrnn.sharding import explicit
+
+
+def checked_tokens(tokens: Any, vocabulary_size: int, lengths: Any = None) -> Array:
+    """Token ids ``(time, *batch)`` as an array.
+
+    Raises:
+      ValueError: unless they are integers and, where they are known and before their sequence's length, lie
+        in the vocabulary.
+
+    >>> checked_tokens([[2], [9]], 4, lengths=np.array([1])).tolist()
+    [[2], [9]]
+    """
+    where = lengths
+    if lengths is not None and not isinstance(lengths, jax.core.Tracer):
+        where = np.arange(len(tokens)).reshape(-1, *(1 for _ in np.shape(lengths))) < jax.device_get(
+            lengths
+        )
+    return check_ids("tokens", tokens, vocabulary_size, where)
+
+
+def embed(table: Array, tokens: Int[Array, "..."]) -> Array:
+    """The rows of a table, NaN for ids outside it, which under ``jit`` nothing else can tell.
+
+    >>> embed(jnp.eye(2), jnp.array([1, -1])).tolist()
+    [[0.0, 1.0], [nan, nan]]
+    """
+    sharding = explicit(tokens)
+    out = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec))
+    return table.at[tokens].get(
+        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False, out_sharding=out
+    )
+
+
+def one_hot(tokens: Int[Array, "..."], size: int, dtype: Any) -> Array:
+    """One-hot vectors, NaN for ids outside [0, size).
+
+    >>> one_hot(jnp.array([1, 2]), 2, jnp.float32).tolist()
+    [[0.0, 1.0], [nan, nan]]
+    """
+    known = (tokens >= 0) & (tokens < size)
+    return jnp.where(known[..., None], jax.nn.one_hot(tokens, size, dtype=dtype), jnp.nan)
