@@ -236,6 +236,8 @@ def test_a_long_line_changes_no_other(finished, monkeypatch, capsys):
 
     monkeypatch.setattr(batches, "collate", spy)
     beside = translate(translator, [*pairs.source, long], **options)
+    kept = [h.weights is not None for hypotheses in beside for h in hypotheses]
+    assert sum(kept) == 4  # what a picture shows: attention of all would fill the memory
     nats, _ = score(translator, Pairs([*pairs.source, long], [*pairs.target, long]))
     assert shapes == [(16, 64), (208, 32), (16, 64), (208, 64)]
     assert [h.text for (h, *_) in beside[:-1]] == [h.text for (h, *_) in usual]

@@ -10,6 +10,7 @@ from experiments.data.pairs import Pairs
 from experiments.data.tokens import END, PAD, START, Vocabularies, encode
 
 LONGEST = 0.01  # of the pairs
+ORDINARY = 64 * 64  # tokens of a source times those of a target, of which every batch has room
 ROUND = 4  # lengths of buckets are multiples of it: fewer shapes to compile
 
 
@@ -150,10 +151,10 @@ def batches_in_order(
 def validation_batches(
     pairs: Sequence[EncodedPair], buckets: Sequence[Bucket], batch_size: int
 ) -> list[Batch]:
-    """Every pair once, in batches that need no more memory than those of training, whose buckets are given:
-    where no bucket holds a pair, fewer lie side by side.
+    """Every pair once, in batches that need about as much memory as those of training, whose buckets are
+    given: of pairs that no bucket holds fewer lie side by side.
     """
-    budget = batch_size * max(bucket.source * bucket.target for bucket in buckets)
+    budget = batch_size * max(ORDINARY, *(bucket.source * bucket.target for bucket in buckets))
 
     def lanes(bucket: Bucket) -> int:
         return lanes_within(budget, bucket.source * bucket.target, batch_size)

@@ -52,7 +52,8 @@ class Hypothesis(NamedTuple):
     ended: bool  # False where it was cut off
     source_pieces: list[str | None]
     pieces: list[str | None]  # the end token included
-    weights: np.ndarray | None  # attention (pieces, source_pieces), averaged over the models that have it
+    # Attention (pieces, source_pieces), averaged over the models that have it; kept for what may be drawn.
+    weights: np.ndarray | None
 
 
 def translate(
@@ -92,7 +93,7 @@ def translate(
             )
         )
         for lane, index in enumerate(indices):
-            found[index] = _hypotheses(translator, sources[index], beams, lane)
+            found[index] = _hypotheses(translator, sources[index], beams, lane, drawn=index < PICTURES)
         done += len(indices)
         on_batch(done, len(lines))
     return found
@@ -254,8 +255,10 @@ def _start(translator: Translator, batch: Batch) -> tuple[Any, Any, Any]:
     return ensemble(steps), states, contexts
 
 
-def _hypotheses(translator: Translator, source: np.ndarray, beams: Any, lane: int) -> list[Hypothesis]:
-    """The hypotheses of one lane."""
+def _hypotheses(
+    translator: Translator, source: np.ndarray, beams: Any, lane: int, *, drawn: bool
+) -> list[Hypothesis]:
+    """The hypotheses of one lane; of the best also where it looked, if that may be ``drawn``."""
     vocabularies = translator.vocabularies
     source_pieces = [vocabularies.source.id_to_token(i) for i in source.tolist()]
     found = []
@@ -265,7 +268,8 @@ def _hypotheses(translator: Translator, source: np.ndarray, beams: Any, lane: in
         if score == -math.inf:
             continue
         tokens = beams.tokens[lane, slot, : beams.lengths[lane, slot]].tolist()
-        weights = [w[lane, slot, : len(tokens), : len(source)] for w in jax.tree.leaves(beams.extras)]
+        kept = jax.tree.leaves(beams.extras) if drawn and not found else []
+        weights = [w[lane, slot, : len(tokens), : len(source)] for w in kept]
         found.append(
             Hypothesis(
                 decode(vocabularies.target, tokens),
