@@ -195,12 +195,20 @@ def test_a_restored_run_goes_on_as_if_it_had_not_stopped(tmp_path, name, abstrac
 
 
 def test_explicit_axes(tmp_path):
-    mesh = jax.make_mesh((4,), ("x",))
-    with jax.set_mesh(mesh):
+    """The shapes and types alone know the axes, and not the devices."""
+    with jax.set_mesh(jax.make_mesh((4,), ("x",))):
         carry = jax.device_put(jnp.arange(8.0), jax.P("x"))
-        got = restored(tmp_path, holding(carry), holding(jnp.zeros_like(carry))).carry
-    assert jax.typeof(got) == jax.typeof(carry)
-    np.testing.assert_array_equal(got, np.arange(8.0))
+        abstract = jax.eval_shape(lambda: 2 * carry)
+        for number, like in enumerate([jnp.zeros_like(carry), abstract]):
+            got = restored(tmp_path / str(number), holding(carry), holding(like)).carry
+            assert jax.typeof(got) == jax.typeof(carry)
+            assert got.sharding == carry.sharding
+            np.testing.assert_array_equal(got, np.arange(8.0))
+    with (
+        Checkpoints(tmp_path / "0", read_only=True) as checkpoints,
+        pytest.raises(ValueError, match=r"mesh that is not set: restore within jax\.set_mesh"),
+    ):
+        checkpoints.restore(1, like=holding(abstract))
 
 
 def test_names_with_slashes_and_other_letters(tmp_path):

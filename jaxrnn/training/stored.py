@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorstore
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import AbstractMesh, NamedSharding, Sharding, SingleDeviceSharding
 
 _LEAVES = (jax.Array, np.ndarray, np.generic, int, float, complex)
 _KINDS = (np.bool_, np.integer, np.floating, np.complexfloating)
@@ -167,7 +167,12 @@ def _sharding(leaf: Any) -> Sharding | None:
     if isinstance(leaf, jax.Array):
         data = jax.random.key_data(leaf) if _is_key(leaf.dtype) else leaf
         return leaf.sharding if data.committed else None
-    return getattr(leaf, "sharding", None)
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(getattr(sharding, "mesh", None), AbstractMesh):
+        return sharding
+    if (mesh := jax.sharding.get_mesh()).empty:  # jax.eval_shape keeps the axes and forgets the devices
+        raise ValueError("like is split over a mesh that is not set: restore within jax.set_mesh")
+    return NamedSharding(mesh, sharding.spec)
 
 
 def _is_key(dtype: Any) -> bool:
