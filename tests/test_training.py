@@ -1,6 +1,7 @@
 """Truncated BPTT."""
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +132,11 @@ def two_steps(params, carry, chunks, key):
     return jax.block_until_ready((state, metrics))
 
 
+@functools.cache
+def on_one_device(dtype):
+    return two_steps(*affine(dtype))
+
+
 @pytest.mark.parametrize(
     "switch",
     [
@@ -139,7 +145,7 @@ def two_steps(params, carry, chunks, key):
         lambda: jax.numpy_dtype_promotion("strict"),
         lambda: jax.debug_nans(True),
         lambda: jax.check_tracer_leaks(True),
-        lambda: jax.disable_jit(True),
+        pytest.param(lambda: jax.disable_jit(True), marks=pytest.mark.slow),
     ],
     ids=[
         "transfer_guard",
@@ -152,7 +158,7 @@ def two_steps(params, carry, chunks, key):
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_under_jax_s_safety_switches(switch, dtype):
-    expected, given = two_steps(*affine(dtype)), affine(dtype)
+    expected, given = on_one_device(dtype), affine(dtype)
     with switch():
         state, metrics = two_steps(*given)
     tolerance = 1e-5 if dtype == "float32" else 0.02
@@ -172,7 +178,7 @@ def test_debug_nans_names_the_nan():
 def test_data_parallel_steps_are_those_of_one_device(kind, current):
     """The mesh set for all, or known by the arrays alone."""
     mesh = jax.make_mesh((4,), ("x",), (kind,))
-    expected, _ = two_steps(*affine())
+    expected, _ = on_one_device("float32")
     given = affine(place=lambda leaf, spec: jax.device_put(leaf, jax.NamedSharding(mesh, spec)))
     with jax.set_mesh(mesh) if current else contextlib.nullcontext():
         state, metrics = two_steps(*given)
@@ -180,6 +186,22 @@ def test_data_parallel_steps_are_those_of_one_device(kind, current):
     assert not state.carry.sharding.is_fully_replicated
     assert state.params["w"].sharding.is_fully_replicated
     assert metrics.loss.sharding.is_fully_replicated
+
+
+def test_a_recurrent_network_over_an_explicit_mesh():
+    params, optimizer = random_params(CELL, "float32", IN), optax.adam(0.01)
+    chunk = jnp.asarray(np.random.default_rng(0).normal(size=(TIME, 4, IN)), "float32")
+
+    def step(place):
+        own = place(jax.tree.map(jnp.copy, params), jax.P())
+        carry = place(CELL.initial_carry((4,)), jax.P("x"))
+        state = init_state(own, optimizer, carry, jax.random.key(0))
+        return truncated_step(loss, optimizer)(state, place(chunk, jax.P(None, "x")))[0]
+
+    expected = step(lambda tree, spec: tree)
+    with jax.set_mesh(jax.make_mesh((4,), ("x",))):
+        state = step(jax.device_put)
+    assert relative_error(state[:3], expected[:3]) < 1e-5
 
 
 def test_half_precision_with_a_gradient_whose_square_is_beyond_it():

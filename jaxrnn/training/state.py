@@ -27,7 +27,8 @@ def init_state(
     """The state before the first step.
 
     Every leaf has a buffer of its own, as donation asks for: where the optimiser keeps the parameters
-    themselves, or two leaves are the same array, all but the first are copied.
+    themselves, or two leaves are the same array, all but the first are copied. The first is the caller's
+    own, which the first step takes over: what is still needed elsewhere must be a copy.
 
     >>> import jax
     >>> state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1), (), jax.random.key(0))
@@ -35,7 +36,11 @@ def init_state(
     0
     """
     # Constants are made here on purpose, and the optimiser's arithmetic is not the caller's.
-    with jax.transfer_guard_host_to_device("allow"), jax.numpy_dtype_promotion("standard"):
+    with (
+        jax.transfer_guard_host_to_device("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
         state = TrainState(params, optimizer.init(params), carry, jnp.zeros((), jnp.int32), key)
         return distinct_buffers(state)
 
