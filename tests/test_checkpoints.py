@@ -190,6 +190,20 @@ class TestAStepThatIsThere:
             assert (checkpoints.best, checkpoints.latest) == (2, 1)
             assert float(checkpoints.restore(2, like=small())[0].params) == 1
 
+    def test_the_same_numbers_of_another_type_are_other_work(self, tmp_path):
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(small(1), {"dtype": "float32"})
+            checkpoints.save(small(1)._replace(params=jnp.bfloat16(1)), {"dtype": "bfloat16"})
+            assert checkpoints.record(1) == {"dtype": "bfloat16"}
+
+    def test_one_that_was_moved_away_is_not_there(self, tmp_path):
+        with Checkpoints(tmp_path / "run") as checkpoints:
+            checkpoints.save(small(1), {}, 0.5)
+            (tmp_path / "run" / "1").rename(tmp_path / "kept")
+            assert checkpoints.latest is None
+            checkpoints.save(small(1, w=9.0), {}, 0.6)
+            assert float(checkpoints.restore(checkpoints.best, like=small())[0].params) == 9
+
     def test_a_damaged_one_is_replaced(self, tmp_path):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(small(1), {})
@@ -232,6 +246,12 @@ class TestAReader:
                     assert reader.record(step) == {"step": step}
             with pytest.raises(ValueError, match="no checkpoint 2 in "):
                 reader.record(2)
+
+    def test_takes_nothing_else_for_a_checkpoint(self, tmp_path):
+        for name in ("notes_5", "6.replaced", "7.orbax-checkpoint-tmp", ".8"):
+            (tmp_path / name).mkdir()
+        with Checkpoints(tmp_path, read_only=True) as reader:
+            assert reader.latest is None
 
     def test_writes_nothing(self, tmp_path):
         with (

@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from jaxrnn.training.state import TrainState
-from jaxrnn.training.stored import as_like, check_record, misfit, same, storable, target
+from jaxrnn.training.stored import as_like, check_record, misfit, same, specs, storable, target
 
 _Metrics = Mapping[str, Any]  # of one checkpoint
 _ASIDE = ".replaced"  # ends the name of a checkpoint whose step is being written anew
@@ -151,14 +151,18 @@ class Checkpoints:
             raise ValueError(f"checkpoint {step} in {self.directory} does not fit: {error}") from error
 
     def _steps(self) -> Sequence[int]:
-        if not self._read_only:
-            return self._manager.all_steps()
-        return ocp.utils.checkpoint_steps(self.directory) if self.directory.exists() else []
+        """On disk, whoever wrote or removed them."""
+        if not self.directory.exists():
+            return []
+        return sorted(
+            int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir()
+        )
 
     def _metrics(self) -> dict[int, _Metrics]:
         return {step: self._manager.metrics(step) or {} for step in self._steps()}
 
     def _write(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
+        self._manager.reload()
         written = 1 + max((metrics.get("written", 0) for metrics in self._metrics().values()), default=0)
         done = self._manager.save(
             step,
@@ -173,12 +177,10 @@ class Checkpoints:
         """Write a step anew; at every moment one of the two is there, under its own name or aside."""
         path = self.directory / str(step)
         path.rename(path.with_name(path.name + _ASIDE))
-        self._manager.reload()
         try:
             self._write(step, state, record, loss)
         finally:
             self._settle()
-            self._manager.reload()
 
     def _settle(self) -> None:
         """What was put aside goes where its step was written anew, else it comes back."""
@@ -192,6 +194,8 @@ class Checkpoints:
     def _holds(self, step: int, state: TrainState) -> bool:
         """Whether a checkpoint is of this very state."""
         try:
+            if specs(self._load(step, state=None)) != specs(state):
+                return False
             return same(self.restore(step, like=state)[0], state)
         except ValueError:
             return False

@@ -46,31 +46,36 @@ def storable(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(check, tree)
 
 
+def specs(tree: Any) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+    """Shape and type of what is stored of every leaf."""
+    return {path: _spec(leaf) for path, leaf in named_leaves(tree).items()}
+
+
 def misfit(saved: Any, like: Any) -> str | None:
     """Which leaf of what was saved cannot become that of ``like``: its name, what it should be, and is."""
-    stored, expected = named_leaves(saved), named_leaves(like)
-    for path, leaf in expected.items():
+    leaves = named_leaves(like)
+    for path, leaf in leaves.items():
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) and not isinstance(leaf, _LEAVES):
             kinds = "an array, a number or a shape and type"
             return f"like: {'/'.join(path)} should be {kinds}, got {type(leaf).__name__}"
+    stored, expected = specs(saved), specs(like)
     for path in [*expected, *stored]:
-        want = _spec(expected[path]).shape if path in expected else "nothing"
-        got = _spec(stored[path]).shape if path in stored else "nothing"
+        want, got = (of[path].shape if path in of else "nothing" for of in (expected, stored))
         if want != got:
             return f"{'/'.join(path)} should have shape {want}, got {got}"
-    for path, leaf in expected.items():
-        kind, got = _spec(leaf).dtype, _spec(stored[path]).dtype
-        if not any(jnp.issubdtype(kind, k) and jnp.issubdtype(got, k) for k in _KINDS):
-            return f"{'/'.join(path)} should be {_dtype(leaf)}, got {got}"
+    for path, want in expected.items():
+        got = stored[path].dtype
+        if not any(jnp.issubdtype(want.dtype, kind) and jnp.issubdtype(got, kind) for kind in _KINDS):
+            return f"{'/'.join(path)} should be {_dtype(leaves[path])}, got {got}"
     return None
 
 
 def target(saved: Any, like: Any) -> Any:
     """What to ask for, so that leaves come as they were saved, placed where ``like`` has placed them."""
-    stored = named_leaves(saved)
+    stored = specs(saved)
 
     def ask(path: Any, leaf: Any) -> Any:
-        spec, sharding = _spec(stored[_names(path)]), _sharding(leaf)
+        spec, sharding = stored[_names(path)], _sharding(leaf)
         if spec.dtype == np.uint32:  # a typed key perhaps, which comes as such on a device alone
             sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
         elif sharding is None or spec.dtype != _dtype(leaf):
@@ -168,7 +173,7 @@ def _sharding(leaf: Any) -> Sharding | None:
         data = jax.random.key_data(leaf) if _is_key(leaf.dtype) else leaf
         return leaf.sharding if data.committed else None
     sharding = getattr(leaf, "sharding", None)
-    if not isinstance(getattr(sharding, "mesh", None), AbstractMesh):
+    if not (isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh)):
         return sharding
     if (mesh := jax.sharding.get_mesh()).empty:  # jax.eval_shape keeps the axes and forgets the devices
         raise ValueError("like is split over a mesh that is not set: restore within jax.set_mesh")
