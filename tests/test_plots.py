@@ -1,6 +1,7 @@
 """Plots: what is written in them, in which fonts and formats, and that no text can fail them."""
 
 import itertools
+import os
 import re
 import xml.etree.ElementTree as ET
 
@@ -69,6 +70,12 @@ def test_a_panel_for_each_of_the_first_sentences(tmp_path, count):
     attention_picture(tmp_path / "looked.svg", found)
     shown = texts(tmp_path / "looked.svg")
     assert [n for n in range(count) if f"source{n}" in shown] == list(range(min(count, 4)))
+
+
+def test_control_codes_are_shown(tmp_path):
+    """They would be no XML."""
+    attention_picture(tmp_path / "looked.svg", [hypothesis(["a\x08b", "\x1b[0m", "\ud800"], ["c"])])
+    assert {"a\ufffdb", "\ufffd[0m", "\ufffd"} <= set(texts(tmp_path / "looked.svg"))
 
 
 def test_sentences_without_tokens_have_no_panel(tmp_path):
@@ -145,11 +152,13 @@ def test_no_suffix_is_a_png(tmp_path):
         ("a.gif", r"must end in one of \.png, \.pdf, \.svg, \.jpg, \.jpeg, got .*a\.gif"),
         ("a.png.tmp", "must end in one of"),
         ("none/a.png", "there is no folder .*none for the picture"),
-        ("folder", "expected a file for the picture, and .*folder is a folder"),
+        ("folder", "expected a file for the picture, and .*folder is none"),
+        ("pipe.png", "expected a file for the picture, and .*pipe.png is none"),
     ],
 )
 def test_where_no_picture_can_be_written(tmp_path, name, message):
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match=message):
         check_picture(tmp_path / name)
 

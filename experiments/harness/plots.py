@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import re
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from experiments.harness.command_line import note
 from experiments.harness.run import Metrics
 
 SHORT = 30  # letters of a title that fits
+_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]")  # control codes, and bytes in paths
 # Okabe & Ito (2008), without yellow, which vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Of pictures, by their names' suffix.
@@ -94,7 +96,7 @@ def band(
 def label_every(axis: Axis, names: Sequence[str], *, most: int) -> None:
     """Name the places 0, 1, … along an axis: at most so many, evenly spaced, and none at length."""
     places = range(0, len(names), math.ceil(len(names) / most))
-    axis.set_ticks(places, [shortened(names[place]) for place in places], fontsize=9)
+    axis.set_ticks(places, [_visible(shortened(names[place])) for place in places], fontsize=9)
 
 
 def shortened(name: str, width: int = 14) -> str:
@@ -114,8 +116,8 @@ def check_picture(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         known = ", ".join(suffix for suffix in FORMATS if suffix)
         raise ValueError(f"a picture's name must end in one of {known}, got {path}")
-    if path.is_dir():
-        raise ValueError(f"expected a file for the picture, and {path} is a folder")
+    if path.exists() and not path.is_file():  # a device, say, whose place the picture would take
+        raise ValueError(f"expected a file for the picture, and {path} is none")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent} for the picture")
     if not os.access(path.parent, os.W_OK):
@@ -151,12 +153,16 @@ def _prepare_texts(figure: Figure) -> None:
     texts = [text for text in figure.findobj(Text) if text not in powers]
     for text in texts:
         text.set_parse_math(False)
-        text.set_text(text.get_text().encode("utf-8", "replace").decode())  # names of files may be bytes
+        text.set_text(_visible(text.get_text()))
     letters = {letter for text in texts for letter in text.get_text() if letter.isprintable()}
     missing = letters - _letters_of(font_manager.findfont(FontProperties()))
     extra = _fonts_for(frozenset(missing)) if missing else ()
     for text in texts if extra else ():
         text.set_fontfamily([*text.get_fontfamily(), *extra])
+
+
+def _visible(text: str) -> str:
+    return _UNSEEN.sub("\ufffd", text)
 
 
 @functools.cache  # so that a note comes once

@@ -76,7 +76,8 @@ def translate(
     done = 0
 
     def lanes(bucket: Bucket) -> int:
-        return lanes_within(BUDGET, beam * _most_tokens(bucket.source) * bucket.source, size)
+        followed = beam * len(translator.models)
+        return lanes_within(BUDGET, followed * _most_tokens(bucket.source) * bucket.source, size)
 
     for indices, batch in batches_in_order(pairs, (), lanes):
         step, state, context = _start(translator, batch)
@@ -261,7 +262,7 @@ def _hypotheses(
     """The hypotheses of one lane; of the best also where it looked, if that may be ``drawn``."""
     vocabularies = translator.vocabularies
     source_pieces = [vocabularies.source.id_to_token(i) for i in source.tolist()]
-    found = []
+    found: list[Hypothesis] = []
     for slot, score in enumerate(beams.scores[lane].tolist()):
         if math.isnan(score):
             raise ValueError("the model's logits are not finite: it gives no translation a probability")
