@@ -142,13 +142,13 @@ class Checkpoints:
         """
         saved = self._load(step, state=None)
         if (difference := misfit(saved, like)) is not None:
-            raise ValueError(f"checkpoint {step} in {self.directory} does not fit: {difference}")
+            raise self._fault(step, f"does not fit: {difference}")
         asked = ocp.args.StandardRestore(target(saved, like))
         loaded = self._load(step, state=asked, record=ocp.args.JsonRestore())
         try:
             return as_like(loaded.state, like), loaded.record
         except ValueError as error:
-            raise ValueError(f"checkpoint {step} in {self.directory} does not fit: {error}") from error
+            raise self._fault(step, f"does not fit: {error}") from error
 
     def _steps(self) -> Sequence[int]:
         """On disk, whoever wrote or removed them."""
@@ -213,9 +213,12 @@ class Checkpoints:
                 reason = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]
             gc.collect()  # cancels the reads that the failed one left behind,
             time.sleep(0.3)  # whose threads then need a moment
-        if step not in self._steps():
-            raise ValueError(f"checkpoint {step} in {self.directory} was deleted meanwhile")
-        raise ValueError(f"checkpoint {step} in {self.directory} is damaged: {reason}")
+        raise self._fault(step, f"is damaged: {reason}")
+
+    def _fault(self, step: int | None, what: str) -> ValueError:
+        """What is wrong with a checkpoint, or that another process deleted it while it was read."""
+        what = what if step in self._steps() else "was deleted meanwhile"
+        return ValueError(f"checkpoint {step} in {self.directory} {what}")
 
 
 @contextmanager
