@@ -166,7 +166,10 @@ class TestAStepThatIsThere:
             checkpoints.save(small(3), {}, 0.6)
             assert (checkpoints.best, checkpoints.latest) == (1, 3)
 
-    @pytest.mark.parametrize(("loss", "best"), [(0.6, 1), (0.4, 2), (NAN, 1)])
+    @pytest.mark.parametrize(
+        ("loss", "best"),
+        [(0.6, 1), *(pytest.param(*p, marks=pytest.mark.slow) for p in [(0.4, 2), (NAN, 1)])],
+    )
     def test_other_work_replaces_it(self, tmp_path, loss, best):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(small(1), {}, 0.5)
@@ -178,7 +181,7 @@ class TestAStepThatIsThere:
             assert record == {"other": True}
         assert {int(path.name) for path in tmp_path.iterdir()} == {best, 2}
 
-    @pytest.mark.parametrize("loss", [0.6, INF, NAN])
+    @pytest.mark.parametrize("loss", [0.6, *(pytest.param(p, marks=pytest.mark.slow) for p in (INF, NAN))])
     def test_other_work_that_is_no_better_does_not_replace_the_best(self, tmp_path, loss):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(small(2), {}, 0.5)
@@ -190,6 +193,7 @@ class TestAStepThatIsThere:
             assert (checkpoints.best, checkpoints.latest) == (2, 1)
             assert float(checkpoints.restore(2, like=small())[0].params) == 1
 
+    @pytest.mark.slow
     def test_the_same_numbers_of_another_type_are_other_work(self, tmp_path):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(small(1), {"dtype": "float32"})
@@ -204,6 +208,7 @@ class TestAStepThatIsThere:
             checkpoints.save(small(1, w=9.0), {}, 0.6)
             assert float(checkpoints.restore(checkpoints.best, like=small())[0].params) == 9
 
+    @pytest.mark.slow
     def test_a_damaged_one_is_replaced(self, tmp_path):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(small(1), {})
@@ -261,6 +266,7 @@ class TestAReader:
             reader.save(small(1), {})
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_is_told_what_was_deleted_while_it_read(self, tmp_path, monkeypatch):
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(small(1), {})

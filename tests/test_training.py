@@ -144,7 +144,7 @@ def on_one_device(dtype):
         lambda: jax.numpy_rank_promotion("raise"),
         lambda: jax.numpy_dtype_promotion("strict"),
         lambda: jax.debug_nans(True),
-        lambda: jax.check_tracer_leaks(True),
+        pytest.param(lambda: jax.check_tracer_leaks(True), marks=pytest.mark.slow),
         pytest.param(lambda: jax.disable_jit(True), marks=pytest.mark.slow),
     ],
     ids=[
@@ -173,6 +173,7 @@ def test_debug_nans_names_the_nan():
         two_steps(params, carry, [chunks[0].at[0].set(jnp.inf) * 0], key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
 @pytest.mark.parametrize("current", [True, False])
 def test_data_parallel_steps_are_those_of_one_device(kind, current):
