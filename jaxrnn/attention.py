@@ -13,6 +13,7 @@ from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.affine import cast_like
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 from jaxrnn.checks import check_positive, check_shapes, settle
+from jaxrnn.promotion import default_promotion
 
 
 class AdditiveParams(NamedTuple):
@@ -141,6 +142,7 @@ class Dot:
 Attention = Additive | General | Dot
 
 
+@default_promotion()
 def attend(
     scores: Inexact[Array, "*batch source"],
     memory: Inexact[Array, "*batch source features"],
@@ -270,6 +272,7 @@ class AttentionDecoder(Cell):
             _lecun_normal(key_c, (self.memory_features + query, self.size), dtype),
         )
 
+    @default_promotion()
     def memory(
         self,
         weights: AttentionDecoderParams,
@@ -309,6 +312,7 @@ class AttentionDecoder(Cell):
         carry, y, _ = self.step_and_weights(params, carry, x, noise)
         return carry, y
 
+    @default_promotion()
     def step_and_weights(
         self,
         params: tuple[AttentionDecoderParams, Memory],

@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Cell, Params
+from jaxrnn.promotion import default_promotion
 from jaxrnn.scan import Inputs, Starts, masked_step, masked_step_bwd, scan_steps
 
 
@@ -55,6 +56,7 @@ def transpose(params: Params) -> Params:
     return jax.tree.map(lambda leaf: leaf.T if leaf.ndim == 2 else leaf, params)
 
 
+@default_promotion()
 def _backward(
     cell: Cell,
     reverse: bool,

@@ -70,6 +70,11 @@ def check_count(what: str, parts: Any, expected: int, each: str) -> None:
         raise ValueError(f"{what} must be a tuple of {expected}, one a {each}; got {came}")
 
 
+def on_device(array: Any) -> Array:
+    """``array`` as one of JAX's, by the explicit transfer that ``jax.transfer_guard`` allows."""
+    return array if isinstance(array, jax.Array) else jax.device_put(np.asarray(array))
+
+
 def check_ids(name: str, ids: Any, size: int, where: Any = None) -> Array:
     """``ids`` as an array; ValueError unless they are integers and, where they are known and count, lie in
     [0, size).
@@ -84,7 +89,7 @@ def check_ids(name: str, ids: Any, size: int, where: Any = None) -> Array:
             outside = outside & np.asarray(jax.device_get(where))
         if outside.any():
             raise ValueError(f"{name} must lie in [0, {size}), the vocabulary, got {known[outside][0]}")
-    return jnp.asarray(ids)
+    return on_device(ids)
 
 
 def _kind(value: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
+from jaxrnn.checks import on_device
 from jaxrnn.scan import Inputs, Starts, select
 from jaxrnn.sharding import match_varying, shard_batch
 
@@ -22,9 +23,9 @@ def checked(
     noise: Noise,
 ) -> tuple[Array, Array | None, Array | None]:
     """xs, lengths and resets as arrays; ValueError unless everything fits together."""
-    xs = jnp.asarray(xs)
+    xs = on_device(xs)
     lengths = None if lengths is None else _checked_lengths(xs, lengths)
-    resets = None if resets is None else jnp.asarray(resets)
+    resets = None if resets is None else on_device(resets)
     _check(cell, params, xs, carry, lengths, resets, noise)
     return xs, lengths, resets
 
@@ -50,6 +51,7 @@ def prepare(
     inputs = Inputs(xs, jax.lax.stop_gradient(noise), None, resets)
     starts = Starts(initial, None)
     if lengths is not None:
+        starts = Starts(initial, initial)
         lengths = jnp.clip(lengths, 0, time)
         valid = jnp.arange(time).reshape(time, *(1 for _ in batch_shape)) < lengths[None]
         inputs = inputs._replace(valid=valid, resets=None if resets is None else resets & valid)
@@ -115,7 +117,7 @@ def _checked_lengths(xs: Array, lengths: Any) -> Array:
                     f"lengths must lie in [0, {xs.shape[0]}] (the time axis of xs), "
                     f"got values from {low} to {high}"
                 )
-    lengths = jnp.asarray(lengths)
+    lengths = on_device(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     if lengths.shape != xs.shape[1:-1]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
+from jaxrnn.promotion import default_promotion
 
 
 class Inputs(NamedTuple):
@@ -43,6 +44,7 @@ def zeros(tree: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, tree)
 
 
+@default_promotion()
 def masked_step(
     step: Callable[..., tuple], params: Params, starts: Starts, carry: Carry, inputs: Inputs
 ) -> tuple[Carry, tuple[Array, Carry, tuple[Residuals, ...]]]:
@@ -64,6 +66,7 @@ def masked_step(
     return after, (y, given, tuple(residuals))
 
 
+@default_promotion()
 def masked_step_bwd(
     cell: Cell,
     params: Params,
@@ -108,6 +111,7 @@ def scan_steps(
     return jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)
 
 
+@default_promotion()
 def associative_steps(
     cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, *, reverse: bool
 ) -> tuple[Carry, Array]:

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the ground up: a module may import from its own level's folder and from those below.
 LEVELS = [
-    ["jaxrnn.checks", "jaxrnn.caching", "jaxrnn.sharding"],
+    ["jaxrnn.caching", "jaxrnn.checks", "jaxrnn.promotion", "jaxrnn.sharding"],
     ["jaxrnn.cells"],
     ["jaxrnn.scan"],
     ["jaxrnn.inputs"],

@@ -12,6 +12,7 @@ from jaxtyping import Array, Inexact, Key
 
 from jaxrnn.caching import is_value
 from jaxrnn.checks import check_positive, check_shapes, settle
+from jaxrnn.promotion import default_promotion
 
 # What names a dtype, as NumPy and JAX take it.
 DType = str | np.dtype | type[Any]
@@ -91,6 +92,7 @@ class Cell:
         """The random numbers of ``time`` steps, every leaf leading with time; None where unused."""
         return None
 
+    @default_promotion()
     def step(
         self,
         params: Params,

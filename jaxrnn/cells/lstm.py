@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise, SizedCell
 from jaxrnn.checks import as_integer, check_number, settle
+from jaxrnn.promotion import default_promotion
 
 
 class LSTMParams(NamedTuple):
@@ -74,6 +75,7 @@ class MemoryCell(SizedCell):
         super().__post_init__()
         settle(self, _number_or_chrono, "forget_bias")
 
+    @default_promotion()
     def initial_carry(self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32) -> LSTMCarry:
         """Zeros, a buffer each: h ``(*batch_shape, out_features)``, c ``(*batch_shape, hidden_size)``."""
         return LSTMCarry(

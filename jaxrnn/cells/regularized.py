@@ -12,6 +12,7 @@ from jaxrnn.cells.affine import cast_like
 from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
 from jaxrnn.cells.wrapped import WrappedCell
 from jaxrnn.checks import check_fraction, check_shapes, settle
+from jaxrnn.promotion import default_promotion
 
 
 class ZoneoutNoise(NamedTuple):
@@ -91,6 +92,7 @@ class Zoneout(WrappedCell):
         ]
         return ZoneoutNoise(type(carry)(*draws), self.cell.noise(key_cell, time, batch_shape))
 
+    @default_promotion()
     def step(
         self, params: Params, carry: Carry, x: Array, noise: ZoneoutNoise | None = None
     ) -> tuple[Carry, Array]:
@@ -228,6 +230,7 @@ class VariationalDropout(WrappedCell):
             cell=self.cell.noise(key_cell, time, batch_shape),
         )
 
+    @default_promotion()
     def step(
         self, params: Params, carry: Carry, x: Array, noise: VariationalNoise | None = None
     ) -> tuple[Carry, Array]:
@@ -291,7 +294,7 @@ def _mix(keep: Carry, before: Carry, after: Carry) -> Carry:
 
 
 def _repeated_mask(key: Array, rate: float, time: int, shape: tuple[int, ...]) -> Array:
-    mask = jax.random.bernoulli(key, 1 - rate, shape) / (1 - rate)
+    mask = jax.random.bernoulli(key, 1 - rate, shape).astype(float) / (1 - rate)
     return jnp.broadcast_to(mask, (time, *shape))
 
 

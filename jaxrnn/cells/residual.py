@@ -9,6 +9,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.cell import Carry, Deltas, DType, Noise, Params, Residuals
 from jaxrnn.cells.wrapped import WrappedCell
+from jaxrnn.promotion import default_promotion
 
 
 class ResidualDeltas(NamedTuple):
@@ -71,6 +72,7 @@ class Residual(WrappedCell):
         """The wrapped cell's noise."""
         return self.cell.noise(key, time, batch_shape)
 
+    @default_promotion()
     def step(self, params: Params, carry: Carry, x: Array, noise: Noise = None) -> tuple[Carry, Array]:
         """One step.
 

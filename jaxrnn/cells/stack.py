@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, Deltas, DType, Noise, Params, Residuals
 from jaxrnn.checks import check_count
+from jaxrnn.promotion import default_promotion
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Stack(Cell):
             residuals.append((x, layer_residuals))
         return tuple(after), y, tuple(residuals)
 
+    @default_promotion()
     def step(
         self, params: tuple[Params, ...], carry: tuple[Carry, ...], x: Array, noise: Noise = None
     ) -> tuple[tuple[Carry, ...], Array]:

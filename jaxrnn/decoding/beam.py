@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxrnn.checks import check_number, check_positive
+from jaxrnn.checks import check_number, check_positive, on_device
 from jaxrnn.decoding.lanes import Step, prepare
 from jaxrnn.decoding.search import search
 
@@ -85,8 +84,8 @@ def beam_search(
         lanes.start,
         context,
         None,
-        jnp.zeros(len(lanes.start)),
-        jnp.asarray(penalties),
+        on_device(np.zeros(len(lanes.start))),
+        on_device(penalties),
         end=lanes.end,
         beam_size=beam_size,
         children=_by_probability,

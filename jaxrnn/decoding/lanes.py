@@ -1,5 +1,6 @@
 """What every decoder does before it starts: what it is given must fit, and every lane gets its start."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxrnn.caching import is_value
-from jaxrnn.checks import as_integer, check_ids, check_positive
+from jaxrnn.checks import as_integer, check_ids, check_positive, on_device
+from jaxrnn.promotion import default_promotion
 from jaxrnn.sharding import shard_lanes
 
 Step = Callable[..., tuple]
@@ -50,7 +53,9 @@ def prepare(
     if not jnp.issubdtype(jnp.result_type(start), jnp.integer):
         raise ValueError(f"start must be integers, got {jnp.result_type(start)}")
     step = as_partial(step)
-    lanes = shard_lanes(jnp.broadcast_to(jnp.asarray(start, jnp.int32), (batch,)), state)
+    if not isinstance(start, jax.Array):
+        start = np.broadcast_to(np.asarray(start, np.int32), (batch,))
+    lanes = shard_lanes(_spread(on_device(start), batch), state)
     vocabulary = _check_step(step, state, lanes, context)
     check_ids("start", start, vocabulary)
     if end is not None:
@@ -83,6 +88,7 @@ def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, A
     return state, logits, extras
 
 
+@default_promotion()
 def log_probabilities(logits: Array) -> tuple[Array, Array]:
     """In nats, in float32 or wider; and the rows that have none, for a NaN, a +∞, or nothing but −∞."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
@@ -105,7 +111,17 @@ def lane_keys(key: Array, batch: int) -> Array:
     if key.dtype != jax.eval_shape(lambda: jax.random.key(0, impl=PLAIN)).dtype:
         words = jax.lax.map(lambda key: jax.random.bits(key, (2,), jnp.uint32), key.reshape(-1))
         key = jax.random.wrap_key_data(words, impl=PLAIN).reshape(key.shape)
-    return key if key.shape else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+    return key if key.shape else _folded(key, batch)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _folded(key: Array, batch: int) -> Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _spread(start: Array, batch: int) -> Array:
+    return jnp.broadcast_to(start.astype(jnp.int32), (batch,))
 
 
 def _batch_of(state: Any) -> int:

@@ -5,11 +5,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.caching import by_value
-from jaxrnn.checks import as_integer, check_number
+from jaxrnn.checks import as_integer, check_number, on_device
 from jaxrnn.decoding.lanes import Step, advance, lane_keys, log_probabilities, prepare, result_of
 from jaxrnn.sharding import auto_sharded, match_varying
 
@@ -132,7 +133,8 @@ def sample(
         top_p = None  # all of it: the running sum would lose the tail to rounding
     choice = _Choice(True, top_k, top_p is not None, feedback)
     limits = jax.tree.map(
-        lambda limit: jnp.asarray(limit, jnp.float32), (temperature, 1.0 if top_p is None else top_p)
+        lambda limit: on_device(limit if isinstance(limit, jax.Array) else np.float32(limit)),
+        (temperature, 1.0 if top_p is None else top_p),
     )
     return _decode(step, state, start, end, max_length, context, (key, limits), choice)
 
@@ -229,7 +231,7 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
     """Logits over the temperature, −inf outside the support."""
     if limits is None:
         return logits
-    temperature, mass = limits
+    temperature, mass = (limit.astype(jnp.float32) for limit in limits)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     # The highest cannot overflow, and what is impossible stays so at any temperature: −∞ / ∞ is no number.
     below = (logits - jnp.max(logits, axis=-1, keepdims=True)) / _at_least_tiny(temperature)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.caching import by_value
-from jaxrnn.checks import check_ids
+from jaxrnn.checks import check_ids, on_device
 from jaxrnn.decoding.lanes import Step, advance, log_probabilities, prepare
 from jaxrnn.sharding import auto_sharded, match_varying
 
@@ -68,7 +68,7 @@ def forced_score(
             raise ValueError(f"lengths must lie in [0, {time}], got {known.min()} to {known.max()}")
         counted = np.arange(time) < known[:, None]
     tokens = check_ids("tokens", tokens, lanes.vocabulary, where=counted)
-    return _score(lanes.step, state, tokens, lanes.start, jnp.asarray(lengths), context)
+    return _score(lanes.step, state, tokens, lanes.start, on_device(lengths), context)
 
 
 @auto_sharded

@@ -130,7 +130,7 @@ def _grow(
     best = _best_children(children(log_p, live.priorities, keys, time), log_p, beam_size)
 
     ends = jnp.zeros_like(best.tokens, bool) if end is None else best.tokens == end
-    leaf = (ends | (time == len(penalties) - 1)) & (jnp.arange(ends.shape[-1]) < beam_size)
+    leaf = (ends | (time == len(penalties) - 1)) & (jnp.arange(ends.shape[-1]) < beam_size)[None]
     new = best._replace(
         scores=jnp.where(leaf, best.scores / penalties[time], -jnp.inf),
         lengths=jnp.full_like(best.lengths, time + 1),

@@ -4,12 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.checks import check_positive
+from jaxrnn.checks import check_positive, on_device
 from jaxrnn.decoding.lanes import Step, lane_keys, prepare
-from jaxrnn.decoding.search import search
+from jaxrnn.decoding.search import Leaves, search
 
 
 class StochasticBeams(NamedTuple):
@@ -88,12 +89,23 @@ def stochastic_beam_search(
         lanes.start,
         context,
         keys,
-        jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, 0)))(keys),
-        jnp.ones(lanes.max_length),
+        _roots(keys),
+        on_device(np.ones(lanes.max_length)),
         end=lanes.end,
         beam_size=beam_size + 1,
         children=_perturbed,
     )
+    return _sample(leaves, tokens, extras)
+
+
+@jax.jit
+def _roots(keys: Array) -> Array:
+    return jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, 0)))(keys)
+
+
+@jax.jit
+def _sample(leaves: Leaves, tokens: Array, extras: Any) -> StochasticBeams:
+    """All leaves but the last, which gives κ."""
     kept, next_score = leaves.scores[:, :-1], leaves.scores[:, -1:]
     tokens, extras = jax.tree.map(lambda leaf: leaf[:, :-1], (tokens, extras))
     log_p = jnp.where(kept == -jnp.inf, -jnp.inf, leaves.log_p[:, :-1])

@@ -23,6 +23,7 @@ from jaxrnn.gradients.problem import (
     plain_step,
     size,
 )
+from jaxrnn.promotion import default_promotion
 from jaxrnn.scan import Inputs, Starts, select
 
 
@@ -158,6 +159,7 @@ def _bound(cell: Cell, params: Params, inputs: Inputs) -> Array | None:
     return (cell.largest_slope * jnp.linalg.norm(w_hh, ord=2)) ** _after_lag_0(real, 0)
 
 
+@default_promotion()
 def _gates(cell: Cell, params: Params, problem: Problem) -> tuple[Array | None, dict[str, Saturation]]:
     """Π f over the last k steps for k from 0 to T, where there is a cell state; and the saturation."""
     befores, _ = carries_before(cell, params, problem)

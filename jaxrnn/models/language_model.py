@@ -19,6 +19,7 @@ from jaxrnn.checks import check_count, check_fraction, check_ids, check_positive
 from jaxrnn.data.text import Streams
 from jaxrnn.models.dropout import dropout
 from jaxrnn.models.tokens import checked_tokens, embed, one_hot
+from jaxrnn.promotion import default_promotion
 from jaxrnn.recurrence import Backward, unroll
 
 
@@ -112,6 +113,7 @@ class LanguageModel:
         """The carry before the first token: one cell's carry a layer."""
         return tuple(cell.initial_carry(batch_shape, dtype) for cell in self.cells)
 
+    @default_promotion()
     def apply(
         self,
         params: LanguageModelParams,
@@ -166,6 +168,7 @@ class LanguageModel:
             ys = dropout(keys[-1], ys, self.dropout)
         return tuple(after), self._logits(params, ys)
 
+    @default_promotion()
     def step(
         self, params: LanguageModelParams, carry: tuple[Carry, ...], tokens: Array
     ) -> tuple[tuple[Carry, ...], Float[Array, "lanes vocabulary"]]:
@@ -212,6 +215,7 @@ class LanguageModel:
         return ys.astype(w_out.dtype) @ w_out + params.b_out
 
 
+@default_promotion()
 def next_token_nats(
     logits: Float[Array, "*positions vocabulary"],
     targets: Int[ArrayLike, "*positions"],
@@ -312,7 +316,7 @@ def text_nats(
     for position in range(chunks.chunks):
         chunk = chunks.chunk(position)
         carry, chunk_nats, chunk_count = _chunk_nats(
-            model, params, carry, chunk.inputs, chunk.targets, chunk.mask
+            model, params, carry, *jax.device_put((chunk.inputs, chunk.targets, chunk.mask))
         )
         nats += float(chunk_nats)
         count += int(chunk_count)

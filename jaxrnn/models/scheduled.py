@@ -13,6 +13,7 @@ from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 from jaxrnn.checks import check_positive, settle
 from jaxrnn.models.tokens import embed
+from jaxrnn.promotion import default_promotion
 
 
 class SamplingParams(NamedTuple):
@@ -98,6 +99,7 @@ class ScheduledSampling(Cell):
         draws = jax.random.split(key_draws, time)
         return SamplingNoise(own, draws, mask, self.cell.noise(key_cell, time, batch_shape))
 
+    @default_promotion()
     def step(
         self, params: SamplingParams, carry: SamplingCarry, x: Array, noise: SamplingNoise | None = None
     ) -> tuple[SamplingCarry, Array]:

@@ -18,6 +18,7 @@ from jaxrnn.checks import check_count, check_fraction, check_positive, settle
 from jaxrnn.models.dropout import dropout
 from jaxrnn.models.scheduled import SamplingCarry, SamplingParams, ScheduledSampling
 from jaxrnn.models.tokens import checked_tokens, embed
+from jaxrnn.promotion import default_promotion
 from jaxrnn.recurrence import Backward, bidirectional, unroll
 
 Direction = Literal["forward", "reversed", "bidirectional"]
@@ -174,6 +175,7 @@ class Seq2Seq:
             b_out=jnp.zeros(self.target_vocabulary, dtype),
         )
 
+    @default_promotion()
     def encode(
         self,
         params: Seq2SeqParams,
@@ -213,6 +215,7 @@ class Seq2Seq:
         decoder: Any = self.decoder
         return Encoded(carry, decoder.memory(params.decoder, values, lengths))
 
+    @default_promotion()
     def logits(
         self,
         params: Seq2SeqParams,
@@ -266,6 +269,7 @@ class Seq2Seq:
         logits = rows @ self._w_out(params) + params.b_out
         return jnp.swapaxes(logits.reshape(*ys.shape[1::-1], self.target_vocabulary), 0, 1)
 
+    @default_promotion()
     def step(
         self,
         params: Seq2SeqParams,
