@@ -60,9 +60,7 @@ def as_cell(cell: Any) -> Cell:
         ``out_features`` or ``step``, or cannot be hashed.
     """
     if inspect.isclass(cell):
-        raise TypeError(
-            f"expected a cell, got the class {cell.__name__}; make one of it: {cell.__name__}(...)"
-        )
+        raise TypeError(f"expected a cell, got the class {cell.__name__}; make one: {cell.__name__}(...)")
     missing = [name for name in NEEDED if not _has(cell, name)]
     if missing:
         raise TypeError(f"{cell!r} is no cell: it has no {', '.join(missing)}")

@@ -132,16 +132,21 @@ def sample(
     if _is_known(top_p) and top_p == 1:
         top_p = None  # all of it: the running sum would lose the tail to rounding
     choice = _Choice(True, top_k, top_p is not None, feedback)
-    limits = jax.tree.map(
-        lambda limit: on_device(limit if isinstance(limit, jax.Array) else np.float32(limit)),
-        (temperature, 1.0 if top_p is None else top_p),
-    )
+    limits = tuple(map(_as_float32, (temperature, 1.0 if top_p is None else top_p)))
     return _decode(step, state, start, end, max_length, context, (key, limits), choice)
 
 
 def _is_known(limit: Any) -> bool:
     """Whether it is given, and not traced."""
     return limit is not None and not isinstance(limit, jax.core.Tracer)
+
+
+def _as_float32(limit: Any) -> Array:
+    """On the device; beyond float32's range it is ∞, or 0."""
+    if isinstance(limit, jax.Array):
+        return limit
+    with np.errstate(over="ignore", under="ignore"):
+        return on_device(np.float32(limit))
 
 
 class _Choice(NamedTuple):
@@ -233,9 +238,10 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
         return logits
     temperature, mass = (limit.astype(jnp.float32) for limit in limits)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    # The highest cannot overflow, and what is impossible stays so at any temperature: −∞ / ∞ is no number.
-    below = (logits - jnp.max(logits, axis=-1, keepdims=True)) / _at_least_tiny(temperature)
-    logits = jnp.where(logits == -jnp.inf, -jnp.inf, below)
+    # What is impossible stays so at any temperature, and only that is −∞ before it is divided: −∞ / ∞ is no
+    # number, and nor is −∞ / 1e38, for which compilers multiply by a reciprocal that is flushed to 0.
+    below = jnp.maximum(logits - jnp.max(logits, axis=-1, keepdims=True), jnp.finfo(logits.dtype).min)
+    logits = jnp.where(logits == -jnp.inf, -jnp.inf, below / _at_least_tiny(temperature))
     if choice.top_k is not None and choice.top_k < logits.shape[-1]:
         _, kept = jax.lax.top_k(logits, choice.top_k)  # exactly k, also where logits are equal
         keep = jnp.any(jax.nn.one_hot(kept, logits.shape[-1], dtype=bool), axis=-2)
