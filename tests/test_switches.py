@@ -1,0 +1,114 @@
+"""JAX's own safety switches: with each on, everything that runs through time or decodes still does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn.models.language_model import LanguageModel
+from tests.table import CELLS, IN_FEATURES, random_params, relative_error
+from tests.test_sharding import (
+    decoders,
+    decoding_problem,
+    language_loss,
+    language_model,
+    translation_loss,
+    translator,
+)
+
+SWITCHES = {
+    "transfer_guard": lambda: jax.transfer_guard("disallow"),
+    "rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "dtype_promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "debug_nans": lambda: jax.debug_nans(True),
+    "tracer_leaks": lambda: jax.check_tracer_leaks(True),
+    "disable_jit": lambda: jax.disable_jit(),
+}
+TIME, BATCH = 4, 3
+LENGTHS = jnp.array([4, 0, 2])
+# Cells in whose equations ranks or dtypes meet in all the ways there are.
+MIXED = {"layer-norm", "peephole", "gru-before", "min-lstm", "stack", "zoneout", "variational-dropout"}
+every_switch = pytest.mark.parametrize("switch", SWITCHES)
+
+
+def under(switch, function, *arguments):
+    """What a function returns with a switch on, once it has been seen to return the same with none."""
+    expected = function(*arguments)
+    if switch in ("transfer_guard", "tracer_leaks"):
+        jax.clear_caches()  # these watch the first call, when it is traced; the others trace anew
+    with SWITCHES[switch]():
+        actual = jax.block_until_ready(function(*arguments))
+    assert relative_error(actual, expected) < 1e-2  # bfloat16, compiled or not
+    return actual
+
+
+@pytest.mark.parametrize("switch", ["rank_promotion", "dtype_promotion"])
+@pytest.mark.parametrize("row", [row for row in CELLS if row.name in MIXED], ids=lambda row: row.name)
+@pytest.mark.slow
+def test_cells(row, switch):
+    """In bfloat16, which meets float32 in c: forward and the derivative by hand, with every option."""
+    params = random_params(row.cell, "bfloat16")
+    xs = jax.random.normal(jax.random.key(0), (TIME, BATCH, IN_FEATURES), "bfloat16")
+    resets = jnp.zeros((TIME, BATCH), bool).at[1, 0].set(True)
+    noise = row.cell.noise(jax.random.key(1), TIME, (BATCH,))
+    options = {"lengths": LENGTHS, "resets": resets, "noise": noise, "reverse": True, "remat": 3}
+
+    def loss(params):
+        return jnp.sum(jaxrnn.unroll(row.cell, params, xs, backward="bptt", **options)[1] ** 2)
+
+    under(switch, jax.jit(jax.grad(loss)), params)
+    if row.cell.is_affine:
+        under(switch, lambda p, x: jaxrnn.parallel_unroll(row.cell, p, x, lengths=LENGTHS)[1], params, xs)
+
+
+@every_switch
+def test_unroll(switch):
+    for cell in (jaxrnn.LSTM(4), jaxrnn.GRU(4)):
+        under(
+            switch,
+            lambda p, x, n, cell=cell: jaxrnn.unroll(cell, p, x, lengths=n)[1],
+            random_params(cell, "float32"),
+            jnp.ones((TIME, BATCH, IN_FEATURES)),
+            LENGTHS,
+        )
+
+
+@every_switch
+@pytest.mark.parametrize(
+    ("build", "loss"),
+    [(language_model, language_loss), (translator, translation_loss)],
+    ids=["language", "translation"],
+)
+@pytest.mark.slow
+def test_models(build, loss, switch):
+    model, params = build()
+    tokens = jax.random.randint(jax.random.key(1), (TIME, BATCH), 0, 6)
+    mask, key = jnp.arange(TIME)[:, None] < LENGTHS, jax.random.key(2)
+    run = jax.jit(jax.grad(lambda *a: loss(model, *a)))
+    under(switch, run, params, tokens, mask, LENGTHS, key)
+
+
+@every_switch
+@pytest.mark.parametrize("name", ["sample", "stochastic", "score"])
+@pytest.mark.slow
+def test_decoders(name, switch):
+    step, *arguments = decoding_problem()
+    under(switch, decoders(step)[name], *arguments)
+
+
+@pytest.mark.parametrize("switch", ["dtype_promotion"])
+def test_what_is_drawn_and_begun(switch):
+    key = jax.random.key(0)
+    for cell in (jaxrnn.VariationalDropout(jaxrnn.LSTM(4)), jaxrnn.Zoneout(jaxrnn.LSTM(4))):
+        under(switch, lambda cell=cell: cell.noise(key, TIME, (BATCH,)))
+        under(switch, lambda cell=cell: cell.initial_carry((BATCH,), "bfloat16"))
+        under(switch, lambda cell=cell: cell.init(key, 3, "bfloat16"))
+    under(switch, lambda: LanguageModel(5, [jaxrnn.LSTM(4)]).init(key, "bfloat16"))
+
+
+def test_debug_nans_still_finds_one():
+    cell = jaxrnn.GRU(4)
+    params = random_params(cell, "float32")
+    with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
+        jaxrnn.unroll(cell, params, jnp.full((TIME, BATCH, IN_FEATURES), np.nan))
