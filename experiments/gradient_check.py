@@ -144,7 +144,9 @@ def finish(out: Path, config: Config, results: dict[str, dict[str, Any]]) -> lis
         of.setdefault(kind, {})[subject] = result
     errors = {
         cell: {
-            method: max(o["errors"][method] for o in result["options"].values() if method in o["errors"])
+            method: float(
+                np.max([o["errors"][method] for o in result["options"].values() if method in o["errors"]])
+            )
             for method in METHODS
         }
         for cell, result in of["agreement"].items()

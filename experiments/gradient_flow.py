@@ -379,7 +379,7 @@ def bptt(cell: Cell, run: Run, backward: Literal["bptt", "autodiff"] = "bptt") -
 def relative_error(gradient: Params, expected: Params) -> float:
     """max|a−b| / max|b|, the largest of all leaves."""
     errors = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)), gradient, expected)
-    return float(max(jax.tree.leaves(errors)))
+    return float(np.max(jax.tree.leaves(errors)))
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:

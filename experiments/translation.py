@@ -12,6 +12,7 @@ The first command takes two minutes on two CPU cores, needs no network, and name
 numbers right; the second takes about twenty minutes.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,8 +215,9 @@ def finish(out: Path, config: Train, text: ParallelText, seconds: float, tokens_
         )
         runs.write_text(out / "translations.txt", "\n".join(h.text for h in found) + "\n")
     _, params = translator.models[0]
+    _, curve = runs.Metrics(out / "metrics.jsonl").curve("valid_nats_per_token")
     summary = {
-        "valid_nats_per_token": min(runs.Metrics(out / "metrics.jsonl").curve("valid_nats_per_token")[1]),
+        "valid_nats_per_token": min(filter(math.isfinite, curve), default=math.nan),
         **{f"test_{name}": value for name, value in figures.items()},
         "tokens_per_second": config.steps * tokens_per_step / seconds,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),

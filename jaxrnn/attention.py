@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Inexact, Key
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Inexact, Int, Key
 
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.affine import cast_like
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 from jaxrnn.checks import check_positive, check_shapes, settle
+from jaxrnn.inputs import checked_lengths
 from jaxrnn.promotion import default_promotion
 
 
@@ -164,13 +166,21 @@ def attend(
       the context, and weights that sum to one and are exactly zero at padding. Where all is padding, both
       are zero.
 
+    Raises:
+      ValueError: for a memory or mask of other positions than the scores, or a mask that is not bool.
+
     >>> context, weights = attend(
     ...     jnp.zeros((1, 3)), jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([[True, True, False]])
     ... )
     >>> context.tolist(), weights.tolist()
     ([[1.5]], [[0.5, 0.5, 0.0]])
     """
+    for name, array in (("memory", memory[..., 0]), ("mask", scores if mask is None else mask)):
+        if array.shape != scores.shape:
+            raise ValueError(f"{name} must have the positions of scores, {scores.shape}, got {array.shape}")
     if mask is not None:
+        if not jnp.issubdtype(mask.dtype, jnp.bool):
+            raise ValueError(f"mask must be bool, got {mask.dtype}")
         scores = jnp.where(mask, scores, -jnp.inf)
         memory = jnp.where(mask[..., None], memory, 0)
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
@@ -277,12 +287,18 @@ class AttentionDecoder(Cell):
         self,
         weights: AttentionDecoderParams,
         values: Inexact[Array, "*batch source features"],
-        lengths: Array | None = None,
+        lengths: Int[ArrayLike, "*batch"] | None = None,
     ) -> Memory:
-        """A memory of vectors h̄, of which each sequence has ``lengths (*batch,)``; None for all."""
+        """A memory of vectors h̄, of which each sequence has ``lengths (*batch,)``; None for all.
+
+        Raises:
+          ValueError: for lengths that do not fit the values.
+        """
         mask = jnp.ones(values.shape[:-1], bool)
         if lengths is not None:
-            mask = jnp.arange(values.shape[-2]) < lengths[..., None]
+            *batch_shape, source, _ = values.shape
+            lengths = checked_lengths(lengths, source, tuple(batch_shape), of="the memory")
+            mask = jnp.arange(source) < lengths[..., None]
             values = jnp.where(mask[..., None], values, 0)  # keys see them, and their gradient with them
         return Memory(values, self.attention.keys(weights.attention, values), mask)
 

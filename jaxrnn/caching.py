@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), type, enum.Enum, np.dtype, np.generic)
+_PLAIN = bool | int | float | complex | str | bytes | None | type | enum.Enum | np.dtype | np.generic
 
 
 def is_value(thing: Any) -> bool:
@@ -28,13 +28,35 @@ def is_value(thing: Any) -> bool:
     if _is_partial(thing):
         bound = jax.tree.leaves((thing.args, thing.keywords), is_leaf=_is_partial)
         return is_value(thing.func) and all(map(is_value, filter(_is_partial, bound)))
+    if isinstance(thing, Method):
+        return True
     if inspect.ismethod(thing):
-        return is_value(thing.__self__)
-    if isinstance(thing, tuple | frozenset):
+        return not inspect.isclass(thing.__self__) and is_value(thing.__self__)
+    if type(thing) in (tuple, frozenset):
         return all(map(is_value, thing))
     if isinstance(thing, _PLAIN):
         return True
-    return _is_frozen(thing) and all(is_value(getattr(thing, name)) for name in _compared(thing))
+    kind: Any = type(thing)
+    return _is_frozen(thing) and all(is_value(getattr(thing, name)) for name in _compared(kind))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a value, equal to that of an equal value; Python's own go by their owner's identity."""
+
+    owner: Any
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.owner, self.name)(*args, **kwargs)
+
+
+def comparable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, as a ``Method`` if it is a method of a value."""
+    if not (inspect.ismethod(function) and is_value(function)):
+        return function
+    method = Method(function.__self__, function.__name__)
+    return method if getattr(method.owner, method.name, None) == function else function
 
 
 def by_value(function: Callable[..., Any], *, static_argnames: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -70,9 +92,9 @@ class _Traced:
     """A function as it was traced: equal to another that was traced alike, whatever arrays the two read."""
 
     text: str
-    rules: object  # a derivative of the user's own does not show in the text: then it equals no other
+    hidden: object  # for what does not show in the text: then it equals no other
+    out_structure: Any
     jaxpr: Any = field(compare=False)
-    out_structure: Any = field(compare=False)
 
 
 def _trace(function: Callable[..., Any], arrays: Any) -> tuple[_Traced, list[Any]]:
@@ -85,8 +107,23 @@ def _trace(function: Callable[..., Any], arrays: Any) -> tuple[_Traced, list[Any
 
     closed, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
     text = str(closed.jaxpr)
-    rules = object() if "custom_jvp_call" in text or "custom_vjp_call" in text else None
-    return _Traced(text, rules, closed.jaxpr, jax.tree.structure(shapes)), closed.consts
+    hidden = object() if any(word in text for word in _HIDING) or _holds_arrays(closed.jaxpr) else None
+    return _Traced(text, hidden, jax.tree.structure(shapes), closed.jaxpr), closed.consts
+
+
+# Derivatives and callbacks of the user's own: the text shows their names alone.
+_HIDING = ("custom_jvp_call", "custom_vjp_call", "callback")
+
+
+def _holds_arrays(jaxpr: Any) -> bool:
+    """Whether a function within, compiled by the user, brings arrays of its own."""
+    params = [value for equation in jaxpr.eqns for value in equation.params.values()]
+    inner = [x for x in jax.tree.leaves(params, is_leaf=_is_closed) if _is_closed(x)]
+    return any(x.consts or _holds_arrays(x.jaxpr) for x in inner)
+
+
+def _is_closed(thing: Any) -> bool:
+    return isinstance(thing, ClosedJaxpr)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -100,13 +137,31 @@ def _is_partial(thing: Any) -> bool:
 
 
 def _is_frozen(thing: Any) -> bool:
-    """Whether it is a frozen dataclass that compares by all that it, or its class, holds."""
-    how = getattr(type(thing), "__dataclass_params__", None)
-    if how is None or not (how.frozen and how.eq) or vars(thing).keys() - _compared(thing):
+    """Whether it is a frozen dataclass that compares by all it holds, with no array in its class."""
+    kind: Any = type(thing)
+    how = getattr(kind, "__dataclass_params__", None)
+    if how is None or not (how.frozen and how.eq):
         return False
-    held = (value for kind in type(thing).__mro__ for value in vars(kind).values())
-    return not any(isinstance(value, jax.Array | np.ndarray) for value in held)
+    if getattr(thing, "__dict__", {}).keys() - _compared(kind):
+        return False
+    return not any(map(_is_array, jax.tree.leaves([vars(c).get(n) for c, n in _attributes(kind)])))
 
 
-def _compared(thing: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(thing) if field.compare}
+def _is_array(thing: Any) -> bool:
+    return isinstance(thing, jax.Array | np.ndarray)
+
+
+@functools.cache
+def _compared(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind) if field.compare)
+
+
+@functools.cache
+def _attributes(kind: type) -> tuple[tuple[type, str], ...]:
+    """Where a class, or one that it inherits from, has an attribute that is neither code nor plain."""
+    return tuple(
+        (c, name)
+        for c in kind.__mro__
+        for name, value in vars(c).items()
+        if not (name.startswith("__") or callable(value) or isinstance(value, property | _PLAIN))
+    )

@@ -70,18 +70,23 @@ def check_count(what: str, parts: Any, expected: int, each: str) -> None:
         raise ValueError(f"{what} must be a tuple of {expected}, one a {each}; got {came}")
 
 
+def as_array(values: Any) -> Any:
+    """JAX's arrays as they are, all else, lists too, as NumPy's; None stays None."""
+    return values if values is None or isinstance(values, jax.Array) else np.asarray(values)
+
+
 def on_device(array: Any) -> Array:
     """``array`` as one of JAX's, by the explicit transfer that ``jax.transfer_guard`` allows."""
     return array if isinstance(array, jax.Array) else jax.device_put(np.asarray(array))
 
 
 def check_ids(name: str, ids: Any, size: int, where: Any = None) -> Array:
-    """``ids`` as an array; ValueError unless they are integers and, where they are known and count, lie in
-    [0, size).
+    """``ids`` as an array of int32 or wider; ValueError unless they are integers and, where they are known
+    and count, lie in [0, size).
     """
-    kind = jnp.result_type(ids)
-    if not jnp.issubdtype(kind, jnp.integer):
-        raise ValueError(f"{name} must be integers, got {kind}")
+    ids = as_array(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers, got {ids.dtype}")
     if not any(isinstance(array, jax.core.Tracer) for array in (ids, where)):
         known = np.asarray(jax.device_get(ids))
         outside = (known < 0) | (known >= size)
@@ -89,7 +94,8 @@ def check_ids(name: str, ids: Any, size: int, where: Any = None) -> Array:
             outside = outside & np.asarray(jax.device_get(where))
         if outside.any():
             raise ValueError(f"{name} must lie in [0, {size}), the vocabulary, got {known[outside][0]}")
-    return on_device(ids)
+    ids = on_device(ids)
+    return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
 
 
 def _kind(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """From what users hand in to what a scan takes: checks, padding, resets, the default carry."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxrnn.cells.cell import Carry, Cell, Noise, Params
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params, expected_carry
 from jaxrnn.checks import on_device
 from jaxrnn.scan import Inputs, Starts, select
 from jaxrnn.sharding import match_varying, shard_batch
@@ -24,7 +25,7 @@ def checked(
 ) -> tuple[Array, Array | None, Array | None]:
     """xs, lengths and resets as arrays; ValueError unless everything fits together."""
     xs = on_device(xs)
-    lengths = None if lengths is None else _checked_lengths(xs, lengths)
+    lengths = None if lengths is None else checked_lengths(lengths, xs.shape[0], xs.shape[1:-1])
     resets = None if resets is None else on_device(resets)
     _check(cell, params, xs, carry, lengths, resets, noise)
     return xs, lengths, resets
@@ -58,6 +59,9 @@ def prepare(
     inputs = inputs._replace(resets=_resets_before_step(inputs.resets, reverse))
     if lengths is not None and inputs.xs.size:
         inputs, starts = _with_safe_padding(inputs, starts, carry, lengths, reverse)
+        # Where no sequence has a step, none is known to be safe: nothing is differentiated.
+        some = jnp.max(lengths) > 0
+        params = jax.tree.map(lambda p: jnp.where(some, p, jax.lax.stop_gradient(p)), params)
     return match_varying((params, starts, carry, inputs))
 
 
@@ -84,9 +88,11 @@ def _with_safe_padding(
         return jax.lax.stop_gradient(jnp.where(longest > 0, chosen, otherwise))
 
     def fill(leaf: Array) -> Array:
-        if leaf.shape[: lengths.ndim + 1] != valid.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
         at_first = jax.lax.dynamic_index_in_dim(leaf, first, keepdims=False)
+        if leaf.shape[: lengths.ndim + 1] != valid.shape:  # noise that the sequences share
+            return select(jnp.arange(len(leaf)) < longest, leaf, jax.lax.stop_gradient(at_first)[None])
         return select(valid, leaf, of_lane(at_first, jnp.ones((), leaf.dtype))[None])
 
     start = carry
@@ -106,23 +112,30 @@ def _resets_before_step(resets: Array | None, reverse: bool) -> Array | None:
     return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
 
 
-def _checked_lengths(xs: Array, lengths: Any) -> Array:
+def checked_lengths(lengths: Any, time: int, batch_shape: tuple[int, ...], of: str = "xs") -> Array:
     """Lengths as an array; ValueError unless they are integers in [0, time], one per sequence."""
     if not isinstance(lengths, jax.core.Tracer):
         concrete = np.asarray(lengths)
         if concrete.dtype.kind in "iu" and concrete.size:
             low, high = int(concrete.min()), int(concrete.max())
-            if low < 0 or high > xs.shape[0]:
+            if low < 0 or high > time:
                 raise ValueError(
-                    f"lengths must lie in [0, {xs.shape[0]}] (the time axis of xs), "
+                    f"lengths must lie in [0, {time}] (the time axis of {of}), "
                     f"got values from {low} to {high}"
                 )
     lengths = on_device(lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
-    if lengths.shape != xs.shape[1:-1]:
-        raise ValueError(f"lengths must have the batch shape of xs {xs.shape[1:-1]}, got {lengths.shape}")
-    return lengths.astype(jnp.int32)  # a narrower type could not hold the time it is compared with
+    if lengths.shape != batch_shape:
+        raise ValueError(f"lengths must have the batch shape of {of} {batch_shape}, got {lengths.shape}")
+    # Clipped in their own type, which may be wider; a narrower one need not reach the time.
+    most = min(time, jnp.iinfo(lengths.dtype).max)
+    return _clipped(lengths, most)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _clipped(lengths: Array, most: int) -> Array:
+    return jnp.clip(lengths, 0, most).astype(jnp.int32)
 
 
 def _check(
@@ -142,7 +155,7 @@ def _check(
     time, *batch_shape, in_features = xs.shape
     one_step = jax.ShapeDtypeStruct((*batch_shape, in_features), xs.dtype)
     if carry is None:
-        carry = jax.eval_shape(lambda: cell.initial_carry(tuple(batch_shape)))
+        carry = expected_carry(cell, tuple(batch_shape))
     cell.check(params, carry, one_step)
     if resets is not None and (resets.dtype != bool or resets.shape != (time, *batch_shape)):
         raise ValueError(

@@ -80,7 +80,7 @@ def unroll(
     if backward not in get_args(Backward):
         raise ValueError(f'backward must be "autodiff" or "bptt", got {backward!r}')
     if backward == "bptt" and not cell.has_derivative:
-        changed = overridden(type(cell), "step_bwd")
+        changed = overridden(cell, "step_bwd")
         because = f" ({changed} overrides what its parent's was derived from)" if changed else ""
         raise ValueError(
             f'backward="bptt" needs a hand-derived derivative, and {cell} has none{because}; '

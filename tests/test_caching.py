@@ -80,6 +80,35 @@ class Unseen:
         return state, self.table[tokens]
 
 
+class OfClass:
+    table = TABLES[0]
+
+    @classmethod
+    def step(cls, state, tokens):
+        return state, cls.table[tokens]
+
+    @classmethod
+    def change(cls):
+        cls.table = TABLES[1]
+        return cls.step
+
+
+def inner_jit(held):
+    inner = jax.jit(lambda tokens: held[tokens])
+    return lambda state, tokens: (state, inner(tokens))
+
+
+def callback(number):
+    def host(tokens):
+        return np.asarray(TABLES[number])[np.asarray(tokens)]
+
+    def step(state, tokens):
+        shape = jax.ShapeDtypeStruct((*tokens.shape, 3), jnp.float32)
+        return state, jax.pure_callback(host, shape, tokens, vmap_method="expand_dims")
+
+    return step
+
+
 def with_table(table, state, tokens):
     return state, table[tokens]
 
@@ -87,7 +116,7 @@ def with_table(table, state, tokens):
 def steps():
     """A step by its kind, and what it is after the change."""
     global table
-    table = TABLES[0]
+    table = OfClass.table = TABLES[0]
     step, change = closure()
     bound, change_bound = closure()
     one, change_one = closure()
@@ -104,6 +133,9 @@ def steps():
         ),
         "Partial": (Partial(bound), lambda: Partial(change_bound())),
         "ensemble": (ensemble([one, one]), lambda: ensemble([change_one()] * 2)),
+        "inner jit": (inner_jit(TABLES[0]), lambda: inner_jit(TABLES[1])),
+        "callback": (callback(0), lambda: callback(1)),
+        "class": (OfClass.step, OfClass.change),
         "lambda": (lambda s, t: of_module(s, t), lambda: (swap_module(), lambda s, t: of_module(s, t))[1]),
     }
 
@@ -168,6 +200,14 @@ def test_a_closure_compiles_once_while_its_trace_stays_the_same():
         logits = scale * TABLES[0]
         greedy(lambda s, t, logits=logits: (s, logits[t]), jnp.zeros(1), start=0, max_length=3)
     assert caching._evaluate._cache_size() == 1
+
+
+def test_what_comes_back_has_the_callers_own_structure():
+    for name in "ab":
+        found = greedy(
+            lambda s, t, name=name: (s, TABLES[0][t], {name: t}), jnp.zeros(1), start=0, max_length=2
+        )
+        assert list(found.extras) == [name]
 
 
 class Holder:

@@ -131,9 +131,23 @@ def test_the_carry_of_an_empty_sequence_and_noise_at_padding_may_be_anything(bac
     assert relative_error(grads(spoilt_carry, spoilt_noise), grads(carry, noise)) < 1e-6
 
 
-@pytest.mark.parametrize("backward", ["autodiff", "bptt"])
-def test_a_batch_of_nothing(backward):
-    cell = OnSphere(jaxrnn.LSTM(4))
+@dataclass(frozen=True)
+class LogOfRest(jaxrnn.GRU):
+    """Reads log(1 − x): for it 1 is what 0 is for others."""
+
+    def step(self, params, carry, x, noise=None):
+        return super().step(params, carry, jnp.log(1 - x))
+
+
+@pytest.mark.parametrize(
+    ("cell", "backward"),
+    [
+        (OnSphere(jaxrnn.LSTM(4)), "autodiff"),
+        (OnSphere(jaxrnn.LSTM(4)), "bptt"),
+        (LogOfRest(4), "autodiff"),
+    ],
+)
+def test_a_batch_of_nothing(cell, backward):
     params, nothing = random_params(cell, "float32", IN), jnp.zeros(2, int)
 
     def loss(params, xs):
@@ -144,6 +158,26 @@ def test_a_batch_of_nothing(backward):
         value, grads = jax.value_and_grad(loss)(params, xs)
         assert float(value) == 0
         assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(grads))
+
+
+def test_noise_that_sequences_share():
+    """It may be anything past the end of the longest."""
+
+    @dataclass(frozen=True)
+    class Scaled(jaxrnn.GRU):
+        def step(self, params, carry, x, noise=None):
+            return super().step(params, carry, x * jnp.sqrt(noise))
+
+    cell, lengths = Scaled(4), jnp.array([3, 1])
+    params, xs = random_params(cell, "float32", IN), jnp.ones((TIME, 2, IN))
+    noise = jnp.ones((TIME, IN)).at[3:].set(jnp.nan)
+
+    def loss(params, noise):
+        return jnp.sum(jaxrnn.unroll(cell, params, xs, lengths=lengths, noise=noise)[1] ** 2)
+
+    assert (
+        relative_error(jax.grad(loss)(params, noise), jax.grad(loss)(params, jnp.ones((TIME, IN)))) < 1e-6
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""What is refused instead of being guessed, and the types that are taken: one test a promise."""
+"""What is refused instead of being guessed: one test a promise."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,11 @@ from flax import nnx
 
 import jaxrnn
 import jaxrnn.nn
-from jaxrnn import gradients
-from jaxrnn.attention import Additive, AttentionDecoder
+from jaxrnn.attention import Additive, AttentionDecoder, attend
 from jaxrnn.cells.adapted import as_cell
+from jaxrnn.cells.affine import AffineCell
 from jaxrnn.decoding import beam_search, ensemble, forced_score, greedy, sample
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
-from jaxrnn.models.scheduled import ScheduledSampling
 from jaxrnn.models.seq2seq import Seq2Seq
 from tests.table import CELLS, random_params, relative_error
 
@@ -107,6 +107,22 @@ class Affine(jaxrnn.MinGRU):
         return 2 * super().pre_activations(params, x)
 
 
+@dataclass(frozen=True)
+class Doubling(AffineCell):
+    def pre_activations(self, params, h_prev, x):
+        return 2 * super().pre_activations(params, h_prev, x)
+
+
+@dataclass(frozen=True)
+class Diamond(jaxrnn.LSTM, Doubling):
+    """Its override comes after LSTM, which it reaches all the same."""
+
+
+@dataclass(frozen=True)
+class Field(jaxrnn.LSTM):
+    pre_activations: Callable = field(default=lambda p, h, x: Sharp(4).pre_activations(p, h, x))
+
+
 class Vouched(Sharp):
     step_bwd = jaxrnn.LSTM.step_bwd
 
@@ -128,14 +144,22 @@ class Untouched(jaxrnn.LSTM):
 
 
 class TestADerivativeBelongsToItsStep:
-    @pytest.mark.parametrize("kind", [Sharp, Deeper, Mixed, Affine])
+    @pytest.mark.parametrize("kind", [Sharp, Deeper, Mixed, Affine, Diamond, Field])
     def test_an_override_below_it(self, kind):
         cell = kind(4)
         params = random_params(cell, "float32")
         assert not cell.has_derivative
         assert not jaxrnn.Residual(jaxrnn.Stack([cell])).has_derivative
-        with pytest.raises(ValueError, match=r'"bptt" needs .*\((Sharp|Mixin|Affine)\.\w+ overrides'):
+        with pytest.raises(
+            ValueError, match=r'"bptt" needs .*\((Sharp|Mixin|Affine|Doubling|Field)\.\w+ overrides'
+        ):
             jaxrnn.unroll(cell, params, XS, backward="bptt")
+
+    def test_an_override_in_the_instance(self):
+        cell = jaxrnn.LSTM(4)
+        assert cell.has_derivative
+        object.__setattr__(cell, "pre_activations", Sharp(4).pre_activations)
+        assert not cell.has_derivative
 
     def test_what_solves_in_parallel_belongs_to_it_too(self):
         assert jaxrnn.MinGRU(4).is_affine
@@ -238,6 +262,65 @@ class TestShapesTypesAndRanges:
             with pytest.raises(ValueError, match=f"{name} must be integers, got float"):
                 forced_score(step, jnp.zeros(1), given["tokens"], start=0, lengths=given["lengths"])
 
+    def test_ids_of_narrow_and_wide_types(self):
+        model = LanguageModel(256, [jaxrnn.GRU(4)])
+        params = model.init(KEY)
+        tokens = np.array([[255], [3]])
+        expected = model.apply(params, tokens)[1]
+        for ids in (tokens.astype(np.uint8), tokens.astype(np.uint16), tokens.tolist()):
+            for apply in (
+                (model.apply, jax.jit(model.apply)) if not isinstance(ids, list) else (model.apply,)
+            ):
+                assert relative_error(apply(params, ids)[1], expected) < 1e-6
+        logits, below = jnp.zeros((1, 200)), jnp.array([-1], jnp.int8)
+        assert jnp.isnan(jax.jit(lambda t: next_token_nats(logits, t)[0])(below))
+        step = lambda state, tokens: (state, jnp.eye(3)[tokens])  # noqa: E731
+        for start in (2**32, np.int64(2**32 + 1), -(2**32)):
+            with pytest.raises(ValueError, match="start must lie in"):
+                greedy(step, jnp.zeros(1), start=start, max_length=2)
+        scores = jax.jit(lambda t: forced_score(step, jnp.zeros(1), t, start=0))
+        assert jnp.isnan(scores(jnp.array([[1, -1]])))
+        assert jnp.isnan(scores(jnp.array([[1, 3]])))
+        assert jnp.isfinite(scores(jnp.array([[1, 2]])))
+        assert greedy(step, jnp.zeros(1), start=[1], max_length=2).tokens.tolist() == [[1, 1]]
+
+    @pytest.mark.parametrize("kind", ["uint8", "int8", "uint32", "int32"])
+    def test_traced_lengths_of_any_type_are_clipped(self, kind):
+        cell, most = jaxrnn.GRU(4), np.iinfo(kind).max
+        params = random_params(cell, "float32")
+        run = jax.jit(lambda n: jaxrnn.unroll(cell, params, XS, lengths=n)[1])
+        expected = run(jnp.array([5, 2]))
+        assert relative_error(run(jnp.array([most, 2], kind)), expected) == 0
+
+    def test_memories_and_masks(self):
+        decoder = AttentionDecoder(jaxrnn.GRU(4), Additive(5), memory_features=6, size=3)
+        weights, values = decoder.init(KEY, 4), jnp.ones((2, 7, 6))
+        for lengths, message in (
+            ([5.5, 3.0], "lengths must be integers"),
+            ([9, 3], r"lengths must lie in \[0, 7\] \(the time axis of the memory\)"),
+            ([3], r"lengths must have the batch shape of the memory \(2,\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                decoder.memory(weights, values, lengths)
+        for mask, message in (
+            (jnp.ones((1, 7), bool), "mask must have the positions of scores"),
+            (jnp.ones((2, 7), int), "mask must be bool, got int32"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                attend(jnp.ones((2, 7)), values, mask)
+        with pytest.raises(ValueError, match="memory must have the positions of scores"):
+            attend(jnp.ones((2, 6)), values)
+        pair, params = translator(1)
+        encoded = pair.encode(params, TOKENS)
+        for rate in (-0.1, 1.5, float("nan")):
+            with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+                pair.logits(params, encoded, TOKENS, key=KEY, sampling_rate=rate)
+        _, others = language_model(1, embedding_size=4, tied=True)
+        model, own = language_model(1)
+        for wrong in (others, own._replace(b_out=jnp.zeros(6)), own._replace(w_out=jnp.zeros((4, 6)))):
+            with pytest.raises(ValueError, match="params: "):
+                model.apply(wrong, TOKENS)
+
     @pytest.mark.parametrize("lengths", [[7, 3], [5, 3]])
     def test_reversed_outputs_take_lengths_as_unroll_does(self, lengths):
         layer = jaxrnn.nn.RNN(jaxrnn.LSTM(4), 3, rngs=nnx.Rngs(0))
@@ -275,168 +358,6 @@ class TestExtremesOfSampling:
         drawn = sample(step, jnp.zeros(50), key=KEY, start=0, max_length=1, temperature=scale)
         assert set(np.asarray(drawn.tokens).ravel()) == {0, 2}
         assert np.all(np.isfinite(drawn.scores))
-
-
-class TestAnyObjectIsACell:
-    class Duck:
-        def __init__(self, n=4):
-            self.out_features = n
-
-        def init(self, key, in_features, dtype="float32"):
-            return {"w": jax.random.normal(key, (in_features, self.out_features), dtype)}
-
-        def initial_carry(self, batch_shape=(), dtype="float32"):
-            return jnp.zeros((*batch_shape, self.out_features), dtype)
-
-        def step(self, params, h, x, noise=None):
-            h = jnp.tanh(h + x @ params["w"])
-            return h, h
-
-    def test_wherever_a_cell_is_taken(self, float64):
-        duck, params = self.Duck(), {"w": jax.random.normal(KEY, (3, 4))}
-        xs, h, ys = XS.astype("float64"), jnp.zeros((2, 4)), []
-        for x in xs:
-            h = jnp.tanh(h + x @ params["w"])
-            ys.append(h)
-        expected = jnp.stack(ys)
-        assert relative_error(jaxrnn.unroll(duck, params, xs)[1], expected) < 1e-12
-        assert relative_error(jaxrnn.unroll(jaxrnn.Stack([duck]), (params,), xs)[1], expected) < 1e-12
-        assert (
-            relative_error(
-                gradients.rtrl(duck, params, xs, d_ys=expected)[0],
-                jax.grad(lambda p: jnp.vdot(expected, jaxrnn.unroll(duck, p, xs)[1]))(params),
-            )
-            < 1e-12
-        )
-        assert gradients.check(duck, params, xs).agrees
-
-    def test_in_models_and_modules(self):
-        model = LanguageModel(5, [self.Duck(), jaxrnn.GRU(4)])
-        assert model.apply(model.init(KEY), TOKENS)[1].shape == (3, 2, 5)
-        pair = Seq2Seq(5, 5, [self.Duck(4)], embedding_size=3, attention=Additive(2))
-        params = pair.init(KEY)
-        assert pair.logits(params, pair.encode(params, TOKENS), TOKENS).shape == (3, 2, 5)
-        layer = jaxrnn.nn.StackedRNN(self.Duck(), 3, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
-        assert layer(jnp.ones((2, 5, 3))).shape == (2, 5, 8)
-
-    def test_what_is_none_says_why(self):
-        @dataclass
-        class Loose(self.Duck, jaxrnn.Cell):
-            n: int = 4
-
-        class Stepless:
-            init = initial_carry = out_features = None
-
-        for wrong, message in (
-            (Loose(), "must be hashable, and .* make Loose a frozen dataclass"),
-            (Stepless(), "is no cell: it has no init, initial_carry, out_features, step"),
-            (jaxrnn.LSTM, r"got the class LSTM; make one: LSTM\(\.\.\.\)"),
-            (None, "None is no cell"),
-        ):
-            for take in (
-                as_cell,
-                lambda c: jaxrnn.unroll(c, {}, XS),
-                lambda c: jaxrnn.Stack([c]),
-                lambda c: jaxrnn.Residual(c),
-                lambda c: AttentionDecoder(c, Additive(2), 3, 3),
-                lambda c: ScheduledSampling(c, 3),
-                lambda c: LanguageModel(5, [c]),
-                lambda c: Seq2Seq(5, 5, [c]),
-                lambda c: jaxrnn.nn.RNN(c, 3, rngs=nnx.Rngs(0)),
-            ):
-                with pytest.raises(TypeError, match=message):
-                    take(wrong)
-
-    def test_wrappers_ask_what_is_inside(self):
-        """A decoder's params hold a memory too, which only its own check knows of."""
-        decoder = AttentionDecoder(jaxrnn.GRU(4), Additive(5), memory_features=6, size=4)
-        weights = decoder.init(KEY, 4)
-        params = (weights, decoder.memory(weights, jnp.ones((2, 7, 6))))
-        below = jaxrnn.GRU(4)
-        for cell, with_memory in (
-            (jaxrnn.Stack([below, decoder]), (random_params(below, "float32"), params)),
-            (jaxrnn.Stack([jaxrnn.Stack([below, jaxrnn.Residual(decoder)])]), None),
-        ):
-            given = ((random_params(below, "float32"), params),) if with_memory is None else with_memory
-            assert jaxrnn.unroll(cell, given, XS)[1].shape == (5, 2, 4)
-        nested = AttentionDecoder(jaxrnn.Stack([below]), Additive(5), memory_features=6, size=4)
-        weights = nested.init(KEY, 3)
-        short = weights._replace(cell=())
-        with pytest.raises(ValueError, match=r"params"):
-            nested.step(
-                (short, nested.memory(weights, jnp.ones((2, 7, 6)))), nested.initial_carry((2,)), XS[0]
-            )
-
-
-class TestTypesThatUsersHave:
-    @pytest.mark.parametrize("number", [np.float32, np.float64, np.float16, jnp.float32, jnp.bfloat16])
-    def test_numbers(self, number):
-        half, two = number(0.5), number(2)
-        assert jaxrnn.LSTM(4, forget_bias=two) == jaxrnn.LSTM(4, forget_bias=2.0)
-        assert hash(jaxrnn.Zoneout(jaxrnn.LSTM(4), half, half)) == hash(
-            jaxrnn.Zoneout(jaxrnn.LSTM(4), 0.5, 0.5)
-        )
-        assert jaxrnn.VariationalDropout(jaxrnn.LSTM(4), half, half).rate_y == 0.5
-        assert jaxrnn.IRNN(4, scale=half) == jaxrnn.IRNN(4, scale=0.5)
-        assert LanguageModel(5, [jaxrnn.GRU(4)], dropout=half) == LanguageModel(
-            5, [jaxrnn.GRU(4)], dropout=0.5
-        )
-        step = lambda state, tokens: (state, jnp.eye(3)[tokens])  # noqa: E731
-        options = {"key": KEY, "start": np.int64(0), "end": np.int8(1), "max_length": np.int32(3)}
-        drawn = sample(step, jnp.zeros(2), temperature=half, top_p=half, top_k=jnp.int32(2), **options)
-        assert drawn.tokens.shape == (2, 3)
-        found = beam_search(
-            step, jnp.zeros(2), start=0, end=1, max_length=3, beam_size=np.int64(2), length_penalty=half
-        )
-        assert found.tokens.shape == (2, 2, 3)
-
-    @pytest.mark.parametrize("size", [np.int64(4), np.int32(4), jnp.int32(4)])
-    def test_sizes(self, size):
-        assert jaxrnn.LSTM(size) == jaxrnn.LSTM(4)
-        assert jaxrnn.ProjectedLSTM(size, size) == jaxrnn.ProjectedLSTM(4, 4)
-        assert jaxrnn.Chrono(size) == jaxrnn.Chrono(4)
-        assert LanguageModel(size, [jaxrnn.GRU(4)]) == LanguageModel(4, [jaxrnn.GRU(4)])
-
-    def test_traced_temperature_and_mass(self):
-        step = lambda state, tokens: (state, jnp.tile(jnp.arange(6.0), (50, 1)))  # noqa: E731
-
-        @jax.jit
-        def draw(temperature, top_p):
-            options = {"temperature": temperature, "top_p": top_p}
-            return sample(step, jnp.zeros(50), key=KEY, start=0, max_length=2, **options).tokens
-
-        for temperature, top_p in ((0.7, 0.8), (1e-30, 0.5), (3.0, 1e-30)):
-            options = {"temperature": temperature, "top_p": top_p}
-            expected = sample(step, jnp.zeros(50), key=KEY, start=0, max_length=2, **options).tokens
-            assert np.array_equal(draw(temperature, top_p), expected)
-
-    @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg", "unsafe_rbg"])
-    def test_a_key_a_lane_makes_lanes_independent(self, implementation):
-        keys = jax.random.split(jax.random.key(3, impl=implementation), 4)
-        step = lambda state, tokens: (state, jnp.zeros((len(tokens), 50)))  # noqa: E731
-
-        def draw(lanes):
-            return sample(step, jnp.zeros(len(lanes)), key=keys[lanes], start=0, max_length=5).tokens
-
-        together = draw(np.arange(4))
-        for lanes in ([2], [3, 1]):
-            assert np.array_equal(draw(np.array(lanes)), together[np.array(lanes)])
-        assert len(np.unique(together, axis=0)) == 4
-
-    @pytest.mark.parametrize("half", ["bfloat16", "float16"])
-    def test_half_precision_stays(self, half):
-        model = LanguageModel(5, [jaxrnn.GRU(4), jaxrnn.VariationalDropout(jaxrnn.Elman(4))], dropout=0.5)
-        params = model.init(KEY, half)
-        carry, logits = model.apply(params, TOKENS, key=KEY)
-        assert {leaf.dtype for leaf in jax.tree.leaves((carry, logits))} == {jnp.dtype(half)}
-        pair = Seq2Seq(5, 5, [jaxrnn.GRU(4)], embedding_size=4, attention=Additive(3), dropout=0.5)
-        params = pair.init(KEY, half)
-        encoded = pair.encode(params, TOKENS, lengths=jnp.array([3, 0]), key=KEY)
-        logits = pair.logits(params, encoded, TOKENS, key=KEY, sampling_rate=0.5)
-        floats = [leaf for leaf in jax.tree.leaves((encoded, logits)) if leaf.dtype != bool]
-        assert {leaf.dtype for leaf in floats} == {jnp.dtype(half)}
-        grads = jax.grad(lambda p: pair.encode(p, TOKENS).memory.values.sum())(params)
-        assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(half)}
 
 
 @pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name)

@@ -48,8 +48,13 @@ class Adapted(Cell):
         return None if draw is None else draw(key, time, batch_shape)
 
     def step(self, params: Params, carry: Carry, x: Array, noise: Noise = None) -> tuple[Carry, Array]:
-        """The object's step."""
-        return self.cell.step(params, carry, x, noise)
+        """The object's step, which need not know of noise."""
+        return self.cell.step(params, carry, x, *(() if noise is None else (noise,)))
+
+    def check(self, params: Params, carry: Carry, x: Any) -> None:
+        """The object's own check; that of every cell, if it has none."""
+        check = super().check if getattr(self.cell, "check", None) is None else self.cell.check
+        check(params, carry, x)
 
 
 def as_cell(cell: Any) -> Cell:
@@ -61,7 +66,8 @@ def as_cell(cell: Any) -> Cell:
     """
     if inspect.isclass(cell):
         raise TypeError(f"expected a cell, got the class {cell.__name__}; make one: {cell.__name__}(...)")
-    missing = [name for name in NEEDED if not _has(cell, name)]
+    is_one = issubclass(type(cell), Cell)
+    missing = [] if is_one else [name for name in NEEDED if not _has(cell, name)]
     if missing:
         raise TypeError(f"{cell!r} is no cell: it has no {', '.join(missing)}")
     try:
@@ -71,11 +77,12 @@ def as_cell(cell: Any) -> Cell:
             f"a cell must be hashable, and {cell!r} is not ({error}): make {type(cell).__name__} a frozen "
             "dataclass of numbers and strings, and keep arrays in its params"
         ) from error
-    return (
-        cell if all(_has(cell, name) for name in vars(Cell) if not name.startswith("_")) else Adapted(cell)
-    )
+    return cell if is_one else Adapted(cell)
 
 
 def _has(cell: Any, name: str) -> bool:
-    """Whether there is such an attribute; a property is not computed for it."""
-    return inspect.getattr_static(cell, name, None) is not None
+    """Whether there is such an attribute."""
+    try:
+        return getattr(cell, name) is not None
+    except AttributeError:
+        return False

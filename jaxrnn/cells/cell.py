@@ -55,12 +55,12 @@ class Cell:
     @property
     def has_derivative(self) -> bool:
         """Whether the cell carries its hand-derived derivative, which ``backward="bptt"`` needs."""
-        return _belongs_to_step(type(self), "step_bwd")
+        return _belongs_to_step(self, "step_bwd")
 
     @property
     def is_affine(self) -> bool:
         """Whether the cell gives ``affine``, which ``parallel_unroll`` needs."""
-        return _belongs_to_step(type(self), "affine")
+        return _belongs_to_step(self, "affine")
 
     @property
     def outputs_h(self) -> bool:
@@ -157,10 +157,10 @@ class Cell:
                 f"{type(self).__name__} expects x as floating-point (*batch, in_features), "
                 f"got {x.dtype} of shape {tuple(x.shape)}"
             )
-        expected = _expected_params(self, x.shape[-1])
+        expected = expected_params(self, x.shape[-1])
         check_shapes(f"params for inputs of {x.shape[-1]} features", expected, params)
         batch_shape = tuple(x.shape[:-1])
-        check_shapes(f"carry for batch shape {batch_shape}", _expected_carry(self, batch_shape), carry)
+        check_shapes(f"carry for batch shape {batch_shape}", expected_carry(self, batch_shape), carry)
 
 
 @dataclass(frozen=True)
@@ -192,35 +192,54 @@ class SizedCell(Cell):
 _NOT_OF_THE_STEP = {name for name in vars(Cell) if not name.startswith("_")} - {"step", "step_fwd"}
 
 
-def overridden(kind: type[Cell], method: str) -> str:
-    """What is overridden of the methods that a step may call below the class that defines ``method``; empty
-    where nothing is, and ``method`` still belongs to the step.
+def overridden(cell: Cell, method: str) -> str:
+    """What a cell has in place of a method that its step may call, as the class that defines ``method``
+    knew it; empty where there is nothing, and ``method`` still belongs to the step.
     """
-    classes = kind.__mro__
-    depth = next(i for i, c in enumerate(classes) if method in vars(c))
-    for c in classes[:depth]:
-        for name, new in vars(c).items():
-            old = next((vars(base)[name] for base in classes[depth:] if name in vars(base)), None)
-            is_code = any(callable(part) or isinstance(part, _DESCRIPTORS) for part in (old, new))
-            configures = name in getattr(kind, "__dataclass_fields__", ()) or name.startswith("__")
-            if old is not None and is_code and not configures and name not in _NOT_OF_THE_STEP:
-                return f"{c.__name__}.{name}"
+    kind: Any = type(cell)
+    if in_instance := sorted(_code(kind, method) & getattr(cell, "__dict__", {}).keys()):
+        return f"{kind.__name__}.{in_instance[0]}"
+    return _overridden_in(kind, method)
+
+
+def _belongs_to_step(cell: Cell, method: str) -> bool:
+    return getattr(type(cell), method) is not getattr(Cell, method) and not overridden(cell, method)
+
+
+@functools.cache
+def _overridden_in(kind: type, method: str) -> str:
+    owner = _owner(kind, method)
+    for name in sorted(_code(kind, method)):
+        if _owner(kind, name) is not _owner(owner, name):
+            return f"{_owner(kind, name).__name__}.{name}"
     return ""
+
+
+@functools.cache
+def _code(kind: type, method: str) -> frozenset[str]:
+    """The methods and properties that a step may call, as the class that defines ``method`` knew them."""
+    owner = _owner(kind, method)
+    names = {name for c in owner.__mro__ for name in vars(c) if not name.startswith("__")}
+    values = {name: vars(_owner(owner, name))[name] for name in names - _NOT_OF_THE_STEP}
+    return frozenset(n for n, v in values.items() if callable(v) or isinstance(v, _DESCRIPTORS))
+
+
+def _owner(kind: type, name: str) -> type:
+    """The class from which a class takes an attribute."""
+    return next(c for c in kind.__mro__ if name in vars(c))
 
 
 _DESCRIPTORS = (property, staticmethod, classmethod, functools.cached_property)
 
 
-def _belongs_to_step(kind: type[Cell], method: str) -> bool:
-    return getattr(kind, method) is not getattr(Cell, method) and not overridden(kind, method)
-
-
-def _expected_params(cell: Cell, in_features: int) -> Params:
+def expected_params(cell: Cell, in_features: int) -> Params:
+    """The shapes and dtypes of a cell's parameters."""
     draw = _params_of_value if is_value(cell) else _params_of_value.__wrapped__
     return draw(cell, in_features)
 
 
-def _expected_carry(cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
+def expected_carry(cell: Cell, batch_shape: tuple[int, ...]) -> Carry:
+    """The shapes and dtypes of a cell's carry."""
     draw = _carry_of_value if is_value(cell) else _carry_of_value.__wrapped__
     return draw(cell, batch_shape)
 

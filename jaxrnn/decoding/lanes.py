@@ -1,9 +1,7 @@
 """What every decoder does before it starts: what it is given must fit, and every lane gets its start."""
 
 import functools
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxrnn.caching import is_value
-from jaxrnn.checks import as_integer, check_ids, check_positive, on_device
+from jaxrnn.caching import comparable, is_value
+from jaxrnn.checks import as_array, as_integer, check_positive
 from jaxrnn.promotion import default_promotion
 from jaxrnn.sharding import shard_lanes
 
@@ -48,16 +46,18 @@ def prepare(
             raise ValueError(
                 f"every leaf of context must lead with the batch of state, {batch}; got shape {shape}"
             )
-    if jnp.shape(start) not in {(), (batch,)}:
-        raise ValueError(f"start must be one token or one a lane ({batch}), got shape {jnp.shape(start)}")
-    if not jnp.issubdtype(jnp.result_type(start), jnp.integer):
-        raise ValueError(f"start must be integers, got {jnp.result_type(start)}")
+    start = as_array(start)
+    if start.shape not in {(), (batch,)}:
+        raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
+    if not jnp.issubdtype(start.dtype, jnp.integer):
+        raise ValueError(f"start must be integers, got {start.dtype}")
     step = as_partial(step)
-    if not isinstance(start, jax.Array):
-        start = np.broadcast_to(np.asarray(start, np.int32), (batch,))
-    lanes = shard_lanes(_spread(on_device(start), batch), state)
+    lanes = shard_lanes(_spread(start, batch), state)
     vocabulary = _check_step(step, state, lanes, context)
-    check_ids("start", start, vocabulary)
+    if not isinstance(start, jax.core.Tracer):
+        outside = (known := np.asarray(jax.device_get(start)))[(known < 0) | (known >= vocabulary)]
+        if outside.size:
+            raise ValueError(f"start must lie in [0, {vocabulary}), the vocabulary, got {outside[0]}")
     if end is not None:
         if (number := as_integer(end)) is None:
             raise ValueError(f"end must be an integer, got {end!r}")
@@ -71,7 +71,7 @@ def as_partial(step: Step) -> jax.tree_util.Partial:
     """The step as a pytree of what is bound to it, equal to another's where their functions are."""
     if not isinstance(step, jax.tree_util.Partial):
         step = jax.tree_util.Partial(step)
-    return jax.tree_util.Partial(_comparable(step.func), *step.args, **step.keywords)
+    return jax.tree_util.Partial(comparable(step.func), *step.args, **step.keywords)
 
 
 def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, Array, Any]:
@@ -119,8 +119,16 @@ def _folded(key: Array, batch: int) -> Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
 
 
+def _spread(start: Any, batch: int) -> Array:
+    """One token a lane."""
+    if not isinstance(start, jax.Array):
+        inside = np.clip(start, -1, np.iinfo(np.int32).max)  # beyond int32 it would be another token
+        return jax.device_put(np.broadcast_to(inside.astype(np.int32), (batch,)))
+    return _repeated(start, batch)
+
+
 @functools.partial(jax.jit, static_argnums=1)
-def _spread(start: Array, batch: int) -> Array:
+def _repeated(start: Array, batch: int) -> Array:
     return jnp.broadcast_to(start.astype(jnp.int32), (batch,))
 
 
@@ -171,22 +179,3 @@ def _check_step(step: Step, state: Any, tokens: Array, context: Any) -> int:
                 f"every leaf of a step's extras must lead with the lanes, {len(tokens)}; got {leaf.shape}"
             )
     return logits.shape[-1]
-
-
-@dataclass(frozen=True)
-class _Method:
-    """A method of a value, equal to that of an equal value; Python's own go by their owner's identity."""
-
-    owner: Any
-    name: str
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.owner, self.name)(*args, **kwargs)
-
-
-def _comparable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, as a ``_Method`` if it is a method of a value."""
-    if not (inspect.ismethod(function) and is_value(function)):
-        return function
-    method = _Method(function.__self__, function.__name__)
-    return method if getattr(method.owner, method.name, None) == function else function

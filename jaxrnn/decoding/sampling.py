@@ -121,8 +121,11 @@ def sample(
     >>> sample(step, jnp.zeros(2), key=jax.random.key(0), start=0, max_length=5).tokens.shape
     (2, 5)
     """
-    if top_k is not None and ((top_k := as_integer(top_k)) is None or top_k < 1):
+    if top_k is not None and ((kept := as_integer(top_k)) is None or kept < 1):
         raise ValueError(f"top_k must be 1 or more, got {top_k}")
+    for name, limit in (("temperature", temperature), ("top_p", top_p)):
+        if limit is not None and jnp.shape(limit) != ():
+            raise ValueError(f"{name} must be one number, got shape {jnp.shape(limit)}")
     if _is_known(temperature) and not check_number("temperature", temperature) > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}; for its limit use greedy")
     if _is_known(top_p) and not 0 < check_number("top_p", top_p) <= 1:
@@ -131,8 +134,8 @@ def sample(
         raise ValueError(f'feedback must be "token" or "softmax", got {feedback!r}')
     if _is_known(top_p) and top_p == 1:
         top_p = None  # all of it: the running sum would lose the tail to rounding
-    choice = _Choice(True, top_k, top_p is not None, feedback)
-    limits = tuple(map(_as_float32, (temperature, 1.0 if top_p is None else top_p)))
+    choice = _Choice(True, None if top_k is None else kept, top_p is not None, feedback)
+    limits = (_as_float(temperature), _as_float(1.0 if top_p is None else top_p))
     return _decode(step, state, start, end, max_length, context, (key, limits), choice)
 
 
@@ -141,12 +144,12 @@ def _is_known(limit: Any) -> bool:
     return limit is not None and not isinstance(limit, jax.core.Tracer)
 
 
-def _as_float32(limit: Any) -> Array:
-    """On the device; beyond float32's range it is ∞, or 0."""
+def _as_float(limit: Any) -> Array:
+    """On the device; beyond the range of JAX's floats it is ∞, or 0."""
     if isinstance(limit, jax.Array):
         return limit
     with np.errstate(over="ignore", under="ignore"):
-        return on_device(np.float32(limit))
+        return on_device(np.asarray(limit, jax.dtypes.canonicalize_dtype(np.float64)))
 
 
 class _Choice(NamedTuple):
@@ -236,8 +239,8 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
     """Logits over the temperature, −inf outside the support."""
     if limits is None:
         return logits
-    temperature, mass = (limit.astype(jnp.float32) for limit in limits)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    temperature, mass = (limit.astype(logits.dtype) for limit in limits)
     # What is impossible stays so at any temperature, and only that is −∞ before it is divided: −∞ / ∞ is no
     # number, and nor is −∞ / 1e38, for which compilers multiply by a reciprocal that is flushed to 0.
     below = jnp.maximum(logits - jnp.max(logits, axis=-1, keepdims=True), jnp.finfo(logits.dtype).min)
@@ -258,5 +261,5 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
 
 
 def _at_least_tiny(temperature: Array) -> Array:
-    """Below it float32 is 0, and 0 / 0 is no number."""
-    return jnp.maximum(temperature, jnp.finfo(jnp.float32).tiny)
+    """Below it a float is 0, and 0 / 0 is no number."""
+    return jnp.maximum(temperature, jnp.finfo(temperature.dtype).tiny)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.caching import by_value
-from jaxrnn.checks import check_ids, on_device
+from jaxrnn.checks import as_array, check_ids, on_device
 from jaxrnn.decoding.lanes import Step, advance, log_probabilities, prepare
 from jaxrnn.sharding import auto_sharded, match_varying
 
@@ -49,6 +49,7 @@ def forced_score(
     >>> jnp.exp(forced_score(step, jnp.zeros(1), jnp.array([[1, 0, 0]]), start=0)).round(3)
     Array([0.072], dtype=float32)
     """
+    tokens, lengths = as_array(tokens), as_array(lengths)
     if jnp.ndim(tokens) != 2:
         raise ValueError(f"tokens must be (batch, time), got shape {jnp.shape(tokens)}")
     batch, time = jnp.shape(tokens)
@@ -83,6 +84,7 @@ def _score(
     )
     counted = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
     tokens = jnp.where(counted, tokens, 0)
+    tokens = jnp.where(tokens < 0, jnp.iinfo(tokens.dtype).max, tokens)  # where no id wraps around: NaN
     fed = jnp.concatenate([start[:, None], tokens], axis=1)[:, :-1]
     # Where nothing counts, the first step of a longest sequence is taken once more: it is finite if any is.
     longest = jnp.argmax(lengths)

@@ -38,12 +38,13 @@ class Report:
     @property
     def worst(self) -> Comparison:
         """The largest disagreement; where all agree, the largest error."""
-        return max(self.comparisons, key=lambda c: (not c.agrees, c.error))
+        return max(self.comparisons, key=lambda c: (not c.agrees, np.isnan(c.error), c.error))
 
     def max_errors(self) -> dict[str, float]:
         """The largest relative error of each method."""
         methods = dict.fromkeys(c.method for c in self.comparisons)
-        return {m: max(c.error for c in self.comparisons if c.method == m) for m in methods}
+        # NumPy's maximum, of which a NaN is part.
+        return {m: float(np.max([c.error for c in self.comparisons if c.method == m])) for m in methods}
 
     def __str__(self) -> str:
         leaves = list(dict.fromkeys(c.leaf for c in self.comparisons))

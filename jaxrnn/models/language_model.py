@@ -15,7 +15,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from jaxrnn.caching import by_value
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType
-from jaxrnn.checks import check_count, check_fraction, check_ids, check_positive, settle
+from jaxrnn.checks import (
+    as_array,
+    check_count,
+    check_fraction,
+    check_ids,
+    check_positive,
+    check_shapes,
+    settle,
+)
 from jaxrnn.data.text import Streams
 from jaxrnn.models.dropout import dropout
 from jaxrnn.models.tokens import checked_tokens, embed, one_hot
@@ -142,7 +150,7 @@ class LanguageModel:
             vocabulary; for layers or shapes that do not fit (``unroll``).
         """
         tokens = checked_tokens(tokens, self.vocabulary_size, lengths)
-        self._check_layers(params, carry)
+        self._check_params(params, carry)
         keys = None if key is None else jax.random.split(key, len(self.cells) + 1)
         time, batch_shape = tokens.shape[0], tokens.shape[1:]
         ys = self._embed(params, tokens)
@@ -187,7 +195,7 @@ class LanguageModel:
         """
         if not jnp.issubdtype(jnp.result_type(tokens), jnp.floating):
             tokens = checked_tokens(tokens, self.vocabulary_size)
-        self._check_layers(params, carry)
+        self._check_params(params, carry)
         y = self._embed(params, tokens)
         after = []
         for layer, cell in enumerate(self.cells):
@@ -195,8 +203,18 @@ class LanguageModel:
             after.append(layer_carry)
         return tuple(after), self._logits(params, y)
 
-    def _check_layers(self, params: LanguageModelParams, carry: Any) -> None:
+    def _check_params(self, params: LanguageModelParams, carry: Any) -> None:
         check_count("params.layers", params.layers, len(self.cells), "cell")
+        size: int = self.vocabulary_size
+        shape: Any = jax.ShapeDtypeStruct
+        out_shape, dtype = (self.cells[-1].out_features, size), params.b_out.dtype
+        expected = LanguageModelParams(
+            None if self.embedding_size is None else shape((size, self.embedding_size), dtype),
+            (),  # the cells check their own
+            None if self.tied else shape(out_shape, dtype),
+            shape((size,), dtype),
+        )
+        check_shapes("params", expected, params._replace(layers=()))
         if carry is not None:
             check_count("carry", carry, len(self.cells), "cell")
 
@@ -263,6 +281,7 @@ def next_token_nats(
 
 def _checked_targets(logits: Array, targets: Any, mask: Any) -> Array:
     positions, size = logits.shape[:-1], logits.shape[-1]
+    targets, mask = as_array(targets), as_array(mask)
     if jnp.shape(targets) != positions:
         raise ValueError(
             f"targets must have the positions of logits, {positions}, got {jnp.shape(targets)}"

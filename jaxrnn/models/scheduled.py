@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
-from jaxrnn.checks import check_positive, settle
+from jaxrnn.checks import check_number, check_positive, settle
 from jaxrnn.models.tokens import embed
 from jaxrnn.promotion import default_promotion
 
@@ -94,6 +94,8 @@ class ScheduledSampling(Cell):
         """Where the decoder is fed its own draws: with probability ``rate``, which may be traced; and the
         dropout mask of its inputs, where they have one.
         """
+        if not isinstance(rate, jax.core.Tracer) and not 0 <= check_number("rate", rate) <= 1:
+            raise ValueError(f"the rate of sampling must lie in [0, 1], got {rate}")
         key_own, key_draws, key_cell = jax.random.split(key, 3)
         own = jax.random.bernoulli(key_own, rate, (time, *batch_shape)).at[:1].set(False)
         draws = jax.random.split(key_draws, time)

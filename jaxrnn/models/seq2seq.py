@@ -211,7 +211,6 @@ class Seq2Seq:
         if self.attention is None:
             return Encoded(carry, None)
         values = jnp.moveaxis(ys, 0, 1)  # (batch, source, features)
-        lengths = None if lengths is None else jnp.asarray(lengths)
         decoder: Any = self.decoder
         return Encoded(carry, decoder.memory(params.decoder, values, lengths))
 
