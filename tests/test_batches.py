@@ -88,6 +88,7 @@ def test_a_long_pair_does_not_make_a_whole_batch_long(pairs):
     assert {b.source.shape[1] for b in batches[len(usual) :]} == {8, 1}
 
 
+@pytest.mark.slow
 def test_training_batches(pairs):
     """Seeded, random access, a pass over the bucket before a pair comes again, another order next time."""
     buckets = buckets_of(pairs, 4)

@@ -24,6 +24,7 @@ def run(*arguments):
         command_line.main("", commands, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_no_norm_is_above_the_bound(float64):
     found = gradient_flow.jacobian_norms(SMALL)
     assert len(found) == 2 * 3 * len(gradient_flow.LEVELS)

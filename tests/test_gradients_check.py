@@ -28,6 +28,7 @@ def disagreeing(report):
 
 
 class TestWhatIsRight:
+    @pytest.mark.slow
     def test_an_lstm_with_every_option(self, float64):
         cell = jaxrnn.LSTM(2)
         params, xs, carry, lengths, resets = problem(cell, float64)

@@ -99,6 +99,7 @@ def test_temporal_order(length):
     assert abs(np.bincount(targets[0], minlength=4) / 500 - 1 / 4).max() < 0.06
 
 
+@pytest.mark.slow
 def test_what_can_be_had_without_memory():
     """The best answer that knows the task but not the sequence errs as much as the baseline says."""
     _, targets = draw("adding", 2, batch_size=100_000)
@@ -269,6 +270,7 @@ def test_more_steps_and_a_plot_that_fails(finished, tmp_path, monkeypatch, capsy
     assert {path: path.read_bytes() for path in out.rglob("*.json*")} == before
 
 
+@pytest.mark.slow
 def test_a_solved_task_ends_early_and_stays_ended(tmp_path):
     out = tmp_path / "run"
     options = ["--task", "temporal_order", *SMALL[:3], "elman", *SMALL[5:]]

@@ -79,6 +79,7 @@ def test_mistakes_stay_within_the_given_nodes():
     assert [mutant.after.partition(" = ")[2] for mutant in found] == lines
 
 
+@pytest.mark.slow
 def test_what_is_written_once_is_seeded_once():
     names = [{m.target.name for m in mutations.seed(name)} for name in mutations.SUBJECTS]
     assert len(set.union(*names)) == sum(map(len, names))
@@ -111,6 +112,7 @@ def test_a_planted_mistake_is_found_by_check_and_taken_out_again(float64, as_use
     check(mutations.renewed(cell), params, xs, leave_out=leave_out)
 
 
+@pytest.mark.slow
 def test_check_grads_is_asked_as_its_users_ask_it(float64, as_users_run):
     """``check_vjp`` on a pull-back at hand says what ``check_grads`` says of the function itself."""
     bench = mutations.Bench(jaxrnn.Elman(3), mutations.KINDS[0], "float64")
@@ -148,6 +150,7 @@ def test_every_mistake_that_changes_the_function_is_found(name, every, as_users_
     assert study.seeded > 0 or name == "IRNN"  # which inherits all it has from Elman
 
 
+@pytest.mark.slow
 def test_a_derivative_that_is_wrong_as_it_stands_is_said_to_be(monkeypatch, as_users_run):
     seeded = mutations.seed("MGU")
     monkeypatch.setattr(mutations, "seed", lambda name: seeded)  # what is planted has no source to read

@@ -73,8 +73,10 @@ def grads_of_each_sequence(cell, params, xs, carry, options):
     return jax.value_and_grad(loss)(params)
 
 
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-@pytest.mark.parametrize("remat", [None, 2])
+@pytest.mark.parametrize(
+    "reverse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["forward", "reverse"]
+)
+@pytest.mark.parametrize("remat", [None, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("cell", "backward"),
     [
@@ -109,6 +111,7 @@ def test_unroll(cell, backward, remat, reverse, float64):
 
 @pytest.mark.parametrize("backward", ["autodiff", "bptt"])
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.slow
 def test_the_carry_of_an_empty_sequence_and_noise_at_padding_may_be_anything(backward, reverse, dtype):
     cell = jaxrnn.Zoneout(jaxrnn.LSTM(4), rate_h=0.5, rate_c=0.5)
     params, count = random_params(cell, dtype, IN), len(LENGTHS)
@@ -160,6 +163,7 @@ def test_a_batch_of_nothing(cell, backward):
         assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_noise_that_sequences_share():
     """It may be anything past the end of the longest."""
 
@@ -189,6 +193,7 @@ class LogMinGRU(jaxrnn.MinGRU):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.slow
 def test_parallel_unroll(reverse, float64):
     cell = LogMinGRU(4)
     params = random_params(cell, "float64", IN)
@@ -209,6 +214,7 @@ def test_parallel_unroll(reverse, float64):
     assert relative_error(actual, jax.value_and_grad(alone)(params)) < 1e-12
 
 
+@pytest.mark.slow
 def test_other_gradient_methods(float64):
     """Real-time recurrent learning, the terms of the sum, and truncation, on a cell that 0 spoils."""
     cell = OnSphere(jaxrnn.Elman(2))
@@ -230,6 +236,7 @@ def test_other_gradient_methods(float64):
 
 
 @pytest.mark.parametrize("attention", [Additive(3), Dot()])
+@pytest.mark.slow
 def test_the_memory_of_an_attention_decoder(attention):
     """What lies at padding of a memory reaches no gradient, though keys are made of it."""
     decoder = AttentionDecoder(jaxrnn.GRU(4), attention, memory_features=4, size=3)
@@ -246,6 +253,7 @@ def test_the_memory_of_an_attention_decoder(attention):
     assert relative_error(jax.grad(loss)(weights, values.at[1, 2:].set(jnp.nan)), expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_forced_scores(dtype):
     """A model that has nothing to say after the third token, and a state of nobody that is NaN."""
     table = random_like(jnp.zeros((4, 4), dtype), 0)

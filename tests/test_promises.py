@@ -262,6 +262,7 @@ class TestShapesTypesAndRanges:
             with pytest.raises(ValueError, match=f"{name} must be integers, got float"):
                 forced_score(step, jnp.zeros(1), given["tokens"], start=0, lengths=given["lengths"])
 
+    @pytest.mark.slow
     def test_ids_of_narrow_and_wide_types(self):
         model = LanguageModel(256, [jaxrnn.GRU(4)])
         params = model.init(KEY)

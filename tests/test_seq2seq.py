@@ -225,6 +225,7 @@ def test_teacher_forced_scores_equal_forced_score(model, dtype):
 
 @pytest.mark.parametrize("input_feeding", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("attention", "features"), [(Additive(3), 5), (General(), 5), (Dot(), 4)])
+@pytest.mark.slow
 def test_gradients_of_the_attention_decoder(attention, features, input_feeding, float64):
     """By weights, memory, inputs and first carry, with ragged targets and sources, one of each empty."""
     cell = AttentionDecoder(Stack([GRU(3), LSTM(4)]), attention, features, 2, input_feeding)
@@ -286,6 +287,7 @@ def test_it_learns_to_reverse(dtype):
 
 
 @pytest.mark.usefixtures("as_users_run")
+@pytest.mark.slow
 def test_bad_input():
     plain, params = MODELS["plain"], random_params(MODELS["plain"], "float32")
     encoded = jax.eval_shape(plain.encode, params, np.ones((2, 1), int))

@@ -71,6 +71,7 @@ def test_unroll_in_explicit_axes(row: Row):
 @in_kinds
 @pytest.mark.parametrize("backward", ["autodiff", "bptt"])
 @pytest.mark.parametrize("given", [False, True])
+@pytest.mark.slow
 def test_unroll_outside_of_jit(given, backward, kind):
     cell = jaxrnn.LSTM(5)
     params, xs, carry, _ = problem(cell)
@@ -84,6 +85,7 @@ def test_unroll_outside_of_jit(given, backward, kind):
 
 @in_kinds
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.slow
 def test_parallel_unroll(kind, reverse):
     cell = jaxrnn.MinLSTM(5)
     params, xs, carry, resets = problem(cell)

@@ -63,6 +63,7 @@ def test_cells(row, switch):
 
 
 @every_switch
+@pytest.mark.slow
 def test_unroll(switch):
     for cell in (jaxrnn.LSTM(4), jaxrnn.GRU(4)):
         under(
@@ -98,6 +99,7 @@ def test_decoders(name, switch):
 
 
 @pytest.mark.parametrize("switch", ["dtype_promotion"])
+@pytest.mark.slow
 def test_what_is_drawn_and_begun(switch):
     key = jax.random.key(0)
     for cell in (jaxrnn.VariationalDropout(jaxrnn.LSTM(4)), jaxrnn.Zoneout(jaxrnn.LSTM(4))):

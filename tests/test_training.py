@@ -189,6 +189,7 @@ def test_data_parallel_steps_are_those_of_one_device(kind, current):
     assert metrics.loss.sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_over_an_explicit_mesh():
     params, optimizer = random_params(CELL, "float32", IN), optax.adam(0.01)
     chunk = jnp.asarray(np.random.default_rng(0).normal(size=(TIME, 4, IN)), "float32")

@@ -38,6 +38,7 @@ def test_every_switch(files, tmp_path, options):
     assert summary["test_sentences"] > 10
 
 
+@pytest.mark.slow
 def test_bad_settings(files, tmp_path, capsys):
     out = tmp_path / "run"
     for options, message in (

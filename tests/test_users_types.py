@@ -41,6 +41,7 @@ class TestAnyObjectIsACell:
             h = jnp.tanh(h + x @ params["w"])
             return h, h
 
+    @pytest.mark.slow
     def test_wherever_a_cell_is_taken(self, float64):
         duck, params = self.Duck(), {"w": jax.random.normal(KEY, (3, 4))}
         xs, h, ys = XS.astype("float64"), jnp.zeros((2, 4)), []
@@ -59,6 +60,7 @@ class TestAnyObjectIsACell:
         )
         assert gradients.check(duck, params, xs).agrees
 
+    @pytest.mark.slow
     def test_in_models_and_modules(self):
         model = LanguageModel(5, [self.Duck(), jaxrnn.GRU(4)])
         assert model.apply(model.init(KEY), TOKENS)[1].shape == (3, 2, 5)
@@ -173,6 +175,7 @@ class TestTypesThatUsersHave:
         assert len(np.unique(together, axis=0)) == 4
 
     @pytest.mark.parametrize("half", ["bfloat16", "float16"])
+    @pytest.mark.slow
     def test_half_precision_stays(self, half):
         model = LanguageModel(5, [jaxrnn.GRU(4), jaxrnn.VariationalDropout(jaxrnn.Elman(4))], dropout=0.5)
         params = model.init(KEY, half)
