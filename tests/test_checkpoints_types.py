@@ -233,6 +233,7 @@ UNSTORABLE = [
     (np.zeros(1, "datetime64[s]"), r"carry should be of a numeric type that can be stored, got datetime64"),
     (2**70, r"carry should be of a numeric type that can be stored, got object"),
     (jnp.zeros(2, "uint4"), r"carry should be of a numeric type that can be stored, got uint4"),
+    ({"a\udcff": 1.0}, r"the leaf 'carry/a\\udcff' should have a name that UTF-8 can spell"),
     ((jnp.zeros((2, 0)),), r"carry/0 should have elements, got shape \(2, 0\)"),
 ]
 

@@ -2,8 +2,10 @@
 
 import functools
 import gc
+import logging
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -25,6 +27,26 @@ from jaxrnn.training.stored import as_like, check_record, misfit, same, specs, s
 
 _Metrics = Mapping[str, Any]  # of one checkpoint
 _ASIDE = ".replaced"  # ends the name of a checkpoint whose step is being written anew
+_TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of one that is being written
+# Orbax looks for its files by glob, spells gs:/ otherwise, and tensorstore takes a backslash for a slash.
+_UNWRITABLE = re.compile(r"\\|\[[^/]+\]|\*\*|gs:/|[\ud800-\udfff]")
+
+
+def check_path(directory: str | os.PathLike[str]) -> None:
+    """Raise ValueError if the path of a folder is one that Orbax cannot write checkpoints into.
+
+    >>> check_path("runs/lr=0.1 *")
+    >>> check_path("/runs/[0.1]")
+    Traceback (most recent call last):
+        ...
+    ValueError: '/runs/[0.1]' has '[0.1]' in it, where Orbax cannot write checkpoints: name it otherwise
+    """
+    path = str(Path(directory).absolute())
+    if found := _UNWRITABLE.search(f"{path}/"):
+        what = found.group()
+        raise ValueError(
+            f"{path!r} has {what!r} in it, where Orbax cannot write checkpoints: name it otherwise"
+        )
 
 
 class Checkpoints:
@@ -40,6 +62,9 @@ class Checkpoints:
       directory: created if need be.
       read_only: only look; another process may be writing, and what it writes is seen.
 
+    Raises:
+      ValueError: if the path is not one for Orbax (see ``check_path``), or a checkpoint there is damaged.
+
     >>> import tempfile, jax.numpy as jnp, optax
     >>> from jaxrnn.training.state import init_state
     >>> state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1), (), jax.random.key(0))
@@ -51,6 +76,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        check_path(directory)
         self.directory = Path(directory).absolute()
         self._read_only = read_only
         if not read_only:
@@ -95,7 +121,8 @@ class Checkpoints:
         Raises:
           ValueError: before anything is written: if the state or the record would not come back as it
             is (the leaf or the entry is named), or if other work of lower loss, the best of all, is at
-            this step.
+            this step, or what is there and the best is damaged.
+          OSError: if it could not be written, to a full disk say; what was there before stays.
         """
         if self._read_only:
             raise ValueError(f"{self.directory} was opened to read only")
@@ -106,11 +133,18 @@ class Checkpoints:
             self._write(step, state, record, measured)
             return
         before = _loss(self._metrics()[step])
-        if self._holds(step, state):
+        keep = step == self.best and before < measured
+        try:
+            held = self._holds(step, state)
+        except ValueError:  # damaged
+            if keep:
+                raise
+            held = False
+        if held:
             measured = measured if measured < math.inf else before
             if step == self.latest and measured == before:
                 return
-        elif step == self.best and before < measured:
+        elif keep:
             raise ValueError(
                 f"checkpoint {step} in {self.directory} is the best, with loss {before}, and of other work "
                 f"than this one, with loss {measured}: save into another folder, or move it away"
@@ -164,12 +198,17 @@ class Checkpoints:
     def _write(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
         self._manager.reload()
         written = 1 + max((metrics.get("written", 0) for metrics in self._metrics().values()), default=0)
-        done = self._manager.save(
-            step,
-            metrics={"loss": loss, "written": written},
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
-            force=True,  # orbax declines steps below its latest
-        )
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+        metrics = {"loss": loss, "written": written}
+        with _threads_silent():
+            try:  # by force, as orbax declines steps below its latest
+                done = self._manager.save(step, metrics=metrics, args=items, force=True)
+            except Exception as error:  # orbax and tensorstore raise many kinds
+                done, reason = None, _reason(error)
+            if done is None:
+                _let_threads_end()
+                shutil.rmtree(self.directory / f"{step}{_TEMPORARY}", ignore_errors=True)
+                raise OSError(f"checkpoint {step} could not be written to {self.directory}: {reason}")
         if not done:
             raise RuntimeError(f"checkpoint {step} was not saved in {self.directory}")
 
@@ -192,27 +231,32 @@ class Checkpoints:
                 aside.rename(path)
 
     def _holds(self, step: int, state: TrainState) -> bool:
-        """Whether a checkpoint is of this very state."""
+        """Whether a checkpoint is of this very state.
+
+        Raises:
+          ValueError: if it is damaged.
+        """
+        saved = self._load(step, state=None)
+        if specs(saved) != specs(state) or misfit(saved, state) is not None:
+            return False
+        loaded = self._load(step, state=ocp.args.StandardRestore(target(saved, state))).state
         try:
-            if specs(self._load(step, state=None)) != specs(state):
-                return False
-            return same(self.restore(step, like=state)[0], state)
-        except ValueError:
+            return same(as_like(loaded, state), state)
+        except ValueError:  # keys of another implementation
             return False
 
     def _load(self, step: int | None, **items: Any) -> Any:
         """Restore items of a checkpoint; ``state=None`` stands for the metadata of its arrays."""
         if step is None or step not in self._steps():
             raise ValueError(f"no checkpoint{'' if step is None else f' {step}'} in {self.directory}")
-        with _cancelled_reads_ignored():
+        with _threads_silent():
             try:
                 if items == {"state": None}:
                     return self._manager.item_metadata(step).state.tree
                 return self._manager.restore(step, args=ocp.args.Composite(**items))
             except Exception as error:  # orbax and tensorstore raise many kinds
-                reason = (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]
-            gc.collect()  # cancels the reads that the failed one left behind,
-            time.sleep(0.3)  # whose threads then need a moment
+                reason = _reason(error)
+            _let_threads_end()
         raise self._fault(step, f"is damaged: {reason}")
 
     def _fault(self, step: int | None, what: str) -> ValueError:
@@ -222,19 +266,40 @@ class Checkpoints:
 
 
 @contextmanager
-def _cancelled_reads_ignored() -> Iterator[None]:
-    """Where one read fails, tensorstore's other reads end by reporting to an event loop that is closed."""
+def _threads_silent() -> Iterator[None]:
+    """Where one read or write fails, orbax's threads log it at length, and tensorstore's other ones end by
+    reporting to an event loop that is closed.
+    """
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             previous(unraisable)
 
+    def other(entry: logging.LogRecord) -> bool:
+        return "_SignalingThread.run()" not in str(entry.msg)
+
     sys.unraisablehook = hook
+    logging.getLogger("absl").addFilter(other)
     try:
         yield
     finally:
         sys.unraisablehook = previous
+        logging.getLogger("absl").removeFilter(other)
+
+
+def _let_threads_end() -> None:
+    gc.collect()  # cancels what the failed read or write left behind,
+    time.sleep(0.3)  # whose threads then need a moment
+
+
+def _reason(error: Exception) -> str:
+    """Why orbax or tensorstore failed, in a line: what the operating system said, if it did."""
+    if code := re.search(r"\[os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]
 
 
 def _opened(directory: Path, read_only: bool) -> ocp.CheckpointManager:

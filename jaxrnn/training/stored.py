@@ -1,6 +1,7 @@
 """What a checkpoint can hold: leaves by their names, refused or brought back as they were, and records."""
 
 import json
+import re
 from typing import Any
 
 import jax
@@ -32,6 +33,8 @@ def storable(tree: Any) -> Any:
         name, spelled = "/".join(names), jax.tree_util.keystr(path)
         if (other := seen.setdefault(".".join(names), spelled)) != spelled:
             raise ValueError(f"the leaves {other} and {spelled} would be stored under one name")
+        if re.search(r"[\ud800-\udfff]", name):
+            raise ValueError(f"the leaf {name!r} should have a name that UTF-8 can spell")
         if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, _LEAVES):
             raise ValueError(f"{name} should be an array or a number, got {type(leaf).__name__}")
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
@@ -63,6 +66,12 @@ def misfit(saved: Any, like: Any) -> str | None:
         want, got = (of[path].shape if path in of else "nothing" for of in (expected, stored))
         if want != got:
             return f"{'/'.join(path)} should have shape {want}, got {got}"
+    numbered = _numbered(saved)
+    for path, wants in _numbered(like).items():
+        for depth, (want, got) in enumerate(zip(wants, numbered[path], strict=True)):
+            if want != got:
+                kinds = {True: "a list or tuple", False: "a dict, or of named fields"}
+                return f"{'/'.join(path[:depth])} should be {kinds[want]}, got {kinds[got]}"
     for path, want in expected.items():
         got = stored[path].dtype
         if not any(jnp.issubdtype(want.dtype, kind) and jnp.issubdtype(got, kind) for kind in _KINDS):
@@ -154,6 +163,13 @@ def _names(path: Any) -> tuple[str, ...]:
     return tuple(
         str(next(getattr(key, a) for a in ("name", "key", "idx") if hasattr(key, a))) for key in path
     )
+
+
+def _numbered(tree: Any) -> dict[tuple[str, ...], tuple[bool, ...]]:
+    """Of every leaf, which parts of its path are places in a sequence, and not names."""
+    kinds = (jax.tree_util.SequenceKey, jax.tree_util.FlattenedIndexKey)
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return {_names(path): tuple(isinstance(key, kinds) for key in path) for path in paths}
 
 
 def _dtype(leaf: Any) -> Any:
