@@ -10,7 +10,8 @@ import filelock
 import pytest
 
 from experiments import char_lm, gradient_check, long_memory, translation, translation_ablation
-from experiments.harness import command_line, lock, loop, run
+from experiments.harness import command_line, lock, run
+from experiments.harness.signals import stop_on_signal
 
 ROOT = Path(__file__).parent.parent
 CONFIG = {"steps": 3, "text" + run.DIGEST: "a"}
@@ -186,7 +187,7 @@ def test_a_closed_session(ignored):
     """SIGHUP asks for the same as SIGTERM, unless it was ignored when the process started."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
-        with loop._stop_on_signal() as stopped:
+        with stop_on_signal() as stopped:
             assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == ignored
             if not ignored:
                 os.kill(os.getpid(), signal.SIGHUP)

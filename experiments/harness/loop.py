@@ -1,7 +1,6 @@
 """The training loop: progress, metrics, checkpoints, and an orderly end on signals."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ import tensorboardX
 from experiments.harness.progress import TrainingBar, training_bar
 from experiments.harness.reports import part
 from experiments.harness.run import Metrics, check_same_config, write_json
+from experiments.harness.signals import stop_on_signal
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState
 
@@ -79,7 +79,7 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
         metrics = Metrics(loop.directory / "metrics.jsonl")
         metrics.forget_after(int(state.step))
         with (
-            _stop_on_signal() as stopped,
+            stop_on_signal() as stopped,
             training_bar(loop.steps, loop.unit) as bar,
             _events(loop) as events,
         ):
@@ -237,20 +237,6 @@ class _Session:
             f"training stopped at step {self.step}: {what}; {saved}. "
             "Try a lower --learning-rate or a smaller --clip-norm."
         )
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[list[int]]:
-    """A list that receives the number of a SIGINT, SIGTERM or SIGHUP; what is ignored stays so (nohup)."""
-    received: list[int] = []
-    known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
-    numbers = [n for n in known if n is not None and signal.getsignal(n) != signal.SIG_IGN]
-    previous = [signal.signal(number, lambda n, _: received.append(n)) for number in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
 
 
 def _events(loop: Loop) -> Any:
