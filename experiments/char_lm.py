@@ -205,9 +205,10 @@ def check_measurable(config: Train, **parts: np.ndarray) -> None:
     for name, ids in parts.items():
         if len(ids) < 2:
             file, fraction = getattr(config, name), getattr(config, f"{name}_fraction")
-            what = f"{config.corpus} leaves {len(ids)} characters for --{name}-fraction {fraction}"
+            characters = "1 character" if len(ids) == 1 else f"{len(ids)} characters"
+            what = f"{config.corpus} leaves {characters} for --{name}-fraction {fraction}"
             if file is not None:
-                what = f"--{name} {file} holds {len(ids)} characters"
+                what = f"--{name} {file} holds {characters}"
             raise ValueError(f"{what}, and at least 2 are needed")
 
 
@@ -313,7 +314,7 @@ def finish(out: Path, seconds: float, config: Train, parts: dict[str, np.ndarray
         for text in samples:
             print(f"\n--- sample {'-' * 60}\n{text}")
     valid, test, bits = (summary[f"{name}_per_char"] for name in ("valid_nats", "test_nats", "bits"))
-    print(f"{'-' * 71}\nvalid {valid:.4f}, test {test:.4f} nats per character ({bits:.3f} bits)")
+    print(f"{'-' * 71}\nvalid {valid:z.4f}, test {test:z.4f} nats per character ({bits:z.3f} bits)")
     print(f"{config.steps} steps in {seconds:.0f} s; all in {out}")
     with part("learning_curve.png"):
         training_curves(
@@ -370,7 +371,7 @@ def evaluate_command(config: Evaluate) -> None:
         "nats_per_char": nats / count,
         "bits_per_char": nats / count / math.log(2),
     }
-    print(f"{result['nats_per_char']:.6f} nats, {result['bits_per_char']:.6f} bits per character")
+    print(f"{result['nats_per_char']:z.6f} nats, {result['bits_per_char']:z.6f} bits per character")
     with part("evaluation.json"):
         runs.write_json(config.run / "evaluation.json", result)
 

@@ -287,10 +287,11 @@ def translate_command(config: Translate) -> None:
         if config.n_best == 1 or not hypotheses:
             print("".join(hypothesis.text for hypothesis in hypotheses[:1]))
         else:
-            print("\n".join(f"{number}\t{h.score:.4f}\t{h.text}" for h in hypotheses[: config.n_best]))
+            print("\n".join(f"{number}\t{h.score:z.4f}\t{h.text}" for h in hypotheses[: config.n_best]))
     best = [hypotheses[0] for hypotheses in results if hypotheses]
     if cut := sum(not hypothesis.ended for hypothesis in best):
-        note(f"{cut} translations were cut off: they did not end within the length limit")
+        what = "1 translation was" if cut == 1 else f"{cut} translations were"
+        note(f"{what} cut off: no end within the length limit")
     if config.picture is not None:
         with part(str(config.picture)):
             attention_picture(config.picture, best)
@@ -305,7 +306,7 @@ def score_command(config: Score) -> None:
     note_unknown(translator.vocabularies, pairs)
     with counted(f"scoring {len(pairs.source):,} pairs", stderr=True) as on_batch:
         nats, _ = score(translator, pairs, on_batch)
-    print("\n".join(f"{value:.4f}" for value in nats))
+    print("\n".join(f"{value:z.4f}" for value in nats))
 
 
 def evaluate_command(config: Evaluate) -> None:

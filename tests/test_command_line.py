@@ -26,11 +26,11 @@ class Sample:
     seed: int = 0
 
 
-def run(name, monkeypatch, stream, command):
+def run(name, monkeypatch, stream, command, *arguments):
     """A command line whose standard output is the stream."""
     monkeypatch.setattr(sys, "stdout", stream)
     commands = {"train": (Train, command), "sample": (Sample, command)}
-    command_line.main("", commands, [name], split_cores=False)
+    command_line.main("", commands, [name, *arguments], split_cores=False)
 
 
 class TestPart:
@@ -100,6 +100,15 @@ def test_output_that_nobody_can_read(stream, code, message, text, monkeypatch, c
     assert capsys.readouterr().err == (f"warning: {message}\n" if message else "")
     with stream() as opened, pytest.raises(SystemExit) as stopped:
         run("sample", monkeypatch, opened, command)
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == (f"error: {message}\n" if message else "")
+
+
+@pytest.mark.parametrize("name", ["train", "sample"])
+@pytest.mark.parametrize(("stream", "code", "message"), FAILING.values(), ids=FAILING)
+def test_help_that_nobody_can_read(stream, code, message, name, monkeypatch, capsys):
+    with stream() as opened, pytest.raises(SystemExit) as stopped:
+        run(name, monkeypatch, opened, print, "--help")
     assert stopped.value.code == code
     assert capsys.readouterr().err == (f"error: {message}\n" if message else "")
 

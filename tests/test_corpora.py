@@ -216,6 +216,8 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
         ("é".encode()[:1], "is not UTF-8 text: unexpected end of data at byte 0"),
         (b"abc\0def", "is not text: it holds a zero byte at character 3"),
         ("abc".encode("utf-16"), "is UTF-16 text, expected UTF-8"),
+        ("abc".encode("utf-32"), "is UTF-32 text, expected UTF-8"),
+        ("\ufeffabc".encode("utf-32-be"), "is UTF-32 text, expected UTF-8"),
         ("abc".encode("utf-16-le"), "is not text: it holds a zero byte at character 1"),
     ],
 )

@@ -78,6 +78,23 @@ def test_control_codes_are_shown(tmp_path):
     assert {"a\ufffdb", "\ufffd[0m", "\ufffd"} <= set(texts(tmp_path / "looked.svg"))
 
 
+def test_a_line_break_in_a_path(tmp_path, drawn):
+    """Is no second line of a title, nor of a tick; a label of the plot's own keeps it."""
+    title = f"on a{chr(10)}b"
+    learning_curve(tmp_path / "a.png", {"x": ([1], [1])}, x_label="two\nlines", y_label="y", title=title)
+    axes = drawn[0].axes[0]
+    assert axes.get_title() == "on a\ufffdb"
+    assert axes.get_xlabel() == "two\nlines"
+    label_every(axes.xaxis, ["a\nb"], most=1)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a\ufffdb"]
+
+
+@pytest.mark.parametrize("space", ["▁", " ", ""])
+def test_a_space_is_shown(tmp_path, space):
+    attention_picture(tmp_path / "looked.svg", [hypothesis([space], ["c"])])
+    assert "␣" in texts(tmp_path / "looked.svg")
+
+
 def test_sentences_without_tokens_have_no_panel(tmp_path):
     """An empty source, and a model without attention."""
     empty = [hypothesis([], ["lost"]), hypothesis(["a"], ["b"])._replace(weights=None)]

@@ -245,7 +245,7 @@ def test_held_out_texts_of_their_own(corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("o", "--valid {} holds 1 characters, and at least 2 are needed"),
+        ("o", "--valid {} holds 1 character, and at least 2 are needed"),
         ("naïve", "--valid {}: text holds 3 character(s) outside the vocabulary of 11: 'avï'"),
         ("", "{} is empty"),
         (None, "{} cannot be read: No such file or directory"),

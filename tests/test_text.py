@@ -291,7 +291,13 @@ def test_nothing_held_out():
     assert (len(train), len(valid), len(test)) == (7, 0, 0)
 
 
-@pytest.mark.parametrize(("valid", "test"), [(-0.1, 0.1), (0.1, -0.1), (0.5, 0.5), (1.0, 0.0), (0.0, 1.5)])
+@pytest.mark.parametrize(
+    ("valid", "test"),
+    [(-0.1, 0.1), (0.1, -0.1), (0.5, 0.5), (1.0, 0.0), (0.0, 1.5), (np.nan, 0.1), (0.1, np.nan)],
+)
 def test_bad_fractions(valid, test):
-    with pytest.raises(ValueError, match=f"leave something to train on, got {valid} and {test}"):
+    with pytest.raises(
+        ValueError,
+        match=f"0 or more, and together below 1 to leave something to train on, got {valid} and {test}",
+    ):
         split_in_order(consecutive(100), valid, test)

@@ -8,7 +8,7 @@ import pytest
 
 import jaxrnn
 from experiments import char_lm
-from experiments.harness.writing import most_probable, print_texts, without_replacement, write
+from experiments.harness.writing import Text, most_probable, print_texts, without_replacement, write
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.models.language_model import LanguageModel, next_token_nats
 from tests.table import random_like
@@ -65,6 +65,18 @@ def test_no_more_texts_than_there_are(capsys):
     assert (
         f"--- 1 of 5: log-probability {found[0].nats:.2f} nats, {bits:.3f} bits per character" in lines[0]
     )
+
+
+@pytest.mark.parametrize("nats", [-0.0, 0.0, -1e-6, 1e-6])
+def test_a_certain_text(nats, capsys):
+    print_texts("a", [Text("b", nats)])
+    assert "log-probability 0.00 nats, 0.000 bits per character" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_no_character_to_choose_from(temperature):
+    with pytest.raises(ValueError, match="top_k must be a positive integer, got 0"):
+        write(*GIVEN, seed=0, temperature=temperature, top_k=0)
 
 
 def test_a_model_without_probabilities_says_so():

@@ -42,6 +42,11 @@ CORPORA: Mapping[str, RemoteFile] = {
 }
 
 STANDARD_LIBRARY = "stdlib"
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+_BYTE_ORDER_MARKS = {
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -107,8 +112,9 @@ def read_text(path: Path | None, newline: str | None = None) -> str:
         content = _standard_input() if path is None else path.read_bytes()
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ValueError(f"{name} is UTF-16 text, expected UTF-8") from error
+        for encoding, marks in _BYTE_ORDER_MARKS.items():
+            if content.startswith(marks):
+                raise ValueError(f"{name} is {encoding} text, expected UTF-8") from error
         raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error

@@ -53,6 +53,10 @@ def main(
             _fail(str(error))
         except FloatingPointError as error:
             _fail(str(error), code=1)
+        except SystemExit as ended:
+            if not ended.code:  # help was asked for
+                end(output, files=False)
+            raise
         except KeyboardInterrupt:
             _fail("interrupted", code=130)
         finally:

@@ -29,7 +29,7 @@ from experiments.harness.command_line import note
 from experiments.harness.run import Metrics
 
 SHORT = 30  # letters of a title that fits
-_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\ud800-\udfff]")  # control codes, and bytes in paths
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control codes, and bytes in paths
 # Okabe & Ito (2008), without yellow, which vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # Of pictures, by their names' suffix.
@@ -151,9 +151,11 @@ def _prepare_texts(figure: Figure) -> None:
         if isinstance(axis.get_major_formatter(), LogFormatter):
             powers.update(labels)
     texts = [text for text in figure.findobj(Text) if text not in powers]
+    titles = {axes.title for axes in figure.axes}  # of one line each: a break is a path's
     for text in texts:
         text.set_parse_math(False)
-        text.set_text(_visible(text.get_text()))
+        lines = [text.get_text()] if text in titles else text.get_text().split("\n")
+        text.set_text("\n".join(map(_visible, lines)))
     letters = {letter for text in texts for letter in text.get_text() if letter.isprintable()}
     missing = letters - _letters_of(font_manager.findfont(FontProperties()))
     extra = _fonts_for(frozenset(missing)) if missing else ()

@@ -24,14 +24,14 @@ class TrainingBar:
         """Show the loss and the items per second at a step."""
         self.last = (loss, rate)
         if self.progress is not None:
-            status = f"loss {loss:.3f} {self.unit}, {rate:,.0f}/s"
+            status = f"loss {loss:z.3f} {self.unit}, {rate:,.0f}/s"
             self.progress.update(self.task, completed=step, status=status)
 
     def evaluated(self, step: int, figures: dict[str, float]) -> None:
         """Leave a line with the figures of an evaluation."""
         loss, rate = self.last
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        line = f"step {step:>6}/{self.steps}  loss {loss:.4f}  {shown}  {rate:,.0f}/s"
+        shown = "  ".join(f"{name} {value:z.4f}" for name, value in figures.items())
+        line = f"step {step:>6}/{self.steps}  loss {loss:z.4f}  {shown}  {rate:,.0f}/s"
         if self.progress is None:
             print(line, flush=True)
         else:

@@ -224,7 +224,9 @@ def attention_picture(path: Path, hypotheses: Sequence[Hypothesis]) -> None:
     for panel, hypothesis in zip(axes.flat, shown, strict=False):
         image = panel.imshow(hypothesis.weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         for axis, pieces in ((panel.xaxis, hypothesis.source_pieces), (panel.yaxis, hypothesis.pieces)):
-            label_every(axis, [str(piece).replace("▁", "") or "␣" for piece in pieces], most=LABELS)
+            label_every(
+                axis, [str(piece).replace("▁", "").strip(" ") or "␣" for piece in pieces], most=LABELS
+            )
         panel.tick_params(axis="x", rotation=90)
         panel.set(xlabel="source", ylabel="translation")
     figure.colorbar(image, ax=figure.axes, label="attention weight", shrink=0.6)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.decoding import beam_search, sample, stochastic_beam_search
 from jaxrnn.models.language_model import LanguageModel
@@ -42,6 +43,8 @@ def write(
     """A text drawn from the model; the options are those of ``sample``, and temperature 0 draws nothing but
     the most probable character.
     """
+    if options.get("top_k") is not None:
+        check_positive("top_k", options["top_k"])
     if options.get("temperature") == 0:
         options |= {"temperature": 1.0, "top_k": 1}
     step, carry, start = read(model, params, vocabulary, prompt)
@@ -104,7 +107,6 @@ def print_texts(prompt: str, found: list[Text]) -> None:
     """Each text below a line that tells how probable it is."""
     for number, (text, nats) in enumerate(found, start=1):
         bits = -nats / math.log(2) / len(text)
-        head = (
-            f"--- {number} of {len(found)}: log-probability {nats:.2f} nats, {bits:.3f} bits per character "
-        )
+        probability = f"log-probability {nats:z.2f} nats, {bits:z.3f} bits per character"
+        head = f"--- {number} of {len(found)}: {probability} "
         print(f"{head:-<79}\n{prompt}{text}")

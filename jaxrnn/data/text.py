@@ -202,10 +202,10 @@ def split_in_order(
     >>> [len(part) for part in split_in_order(np.arange(100), 0.05, 0.1)]
     [85, 5, 10]
     """
-    if valid_fraction < 0 or test_fraction < 0 or valid_fraction + test_fraction >= 1:
+    if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise ValueError(
-            "valid_fraction and test_fraction must be 0 or more and leave something to train on, "
-            f"got {valid_fraction} and {test_fraction}"
+            "valid_fraction and test_fraction must be 0 or more, and together below 1 to "
+            f"leave something to train on, got {valid_fraction} and {test_fraction}"
         )
     valid, test = int(len(ids) * valid_fraction), int(len(ids) * test_fraction)
     train = len(ids) - valid - test
