@@ -62,6 +62,7 @@ def test_a_full_disk(tmp_path, monkeypatch, caplog, error, replaced):
 
     def save(_, directory, *args, **kwargs):
         logging.getLogger("absl").error("[thread=%s] _SignalingThread.run() raised an exception", "x")
+        logging.getLogger("asyncio").error("Task exception was never retrieved\nfuture: <Task>")
         raise error
 
     with Checkpoints(tmp_path) as checkpoints:
@@ -93,6 +94,9 @@ NAMED, PLACED = r"a dict, or of named fields", "a list or tuple"
         ([ONE, {1: ONE}], [ONE, {"1": ONE}], None),
         ((ONE,), {0: ONE}, f"params should be {NAMED}, got {PLACED}"),
         ([(ONE,)], ([ONE],), None),
+        ({"a": (), "b": ONE}, {"a": {}, "b": ONE}, None),
+        ({"a": (), "b": ONE}, {"b": ONE}, "params/a should be nothing, got an empty container"),
+        ([ONE], [ONE, {}], "params/1 should be an empty container, got nothing"),
     ],
 )
 def test_another_container_does_not_fit(tmp_path, saved, like, message):

@@ -277,15 +277,19 @@ def _threads_silent() -> Iterator[None]:
             previous(unraisable)
 
     def other(entry: logging.LogRecord) -> bool:
-        return "_SignalingThread.run()" not in str(entry.msg)
+        noise = ("_SignalingThread.run()", "exception was never retrieved")
+        return not any(text in str(entry.msg) for text in noise)
 
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     sys.unraisablehook = hook
-    logging.getLogger("absl").addFilter(other)
+    for logger in loggers:
+        logger.addFilter(other)
     try:
         yield
     finally:
         sys.unraisablehook = previous
-        logging.getLogger("absl").removeFilter(other)
+        for logger in loggers:
+            logger.removeFilter(other)
 
 
 def _let_threads_end() -> None:

@@ -66,9 +66,12 @@ def misfit(saved: Any, like: Any) -> str | None:
         want, got = (of[path].shape if path in of else "nothing" for of in (expected, stored))
         if want != got:
             return f"{'/'.join(path)} should have shape {want}, got {got}"
-    numbered = _numbered(saved)
-    for path, wants in _numbered(like).items():
-        for depth, (want, got) in enumerate(zip(wants, numbered[path], strict=True)):
+    found, asked = _numbered(saved), _numbered(like)
+    for path in [*asked, *found]:
+        if path not in asked or path not in found:
+            want, got = ("an empty container" if path in of else "nothing" for of in (asked, found))
+            return f"{'/'.join(path)} should be {want}, got {got}"
+        for depth, (want, got) in enumerate(zip(asked[path], found[path], strict=True)):
             if want != got:
                 kinds = {True: "a list or tuple", False: "a dict, or of named fields"}
                 return f"{'/'.join(path[:depth])} should be {kinds[want]}, got {kinds[got]}"
@@ -166,10 +169,15 @@ def _names(path: Any) -> tuple[str, ...]:
 
 
 def _numbered(tree: Any) -> dict[tuple[str, ...], tuple[bool, ...]]:
-    """Of every leaf, which parts of its path are places in a sequence, and not names."""
+    """Of every leaf and empty container, which parts of its path are places in a sequence, not names."""
     kinds = (jax.tree_util.SequenceKey, jax.tree_util.FlattenedIndexKey)
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    paths, _ = zip(*jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_bare)[0], strict=True)
     return {_names(path): tuple(isinstance(key, kinds) for key in path) for path in paths}
+
+
+def _is_bare(tree: Any) -> bool:
+    """Whether it is a leaf or an empty container."""
+    return jax.tree.structure(tree).num_nodes == 1
 
 
 def _dtype(leaf: Any) -> Any:
