@@ -77,7 +77,7 @@ def study_command(config: Config) -> None:
     if unknown := set(config.cells) - set(CELLS):
         raise ValueError(f"cells: known are {', '.join(CELLS)}; got {', '.join(sorted(unknown))}")
     out = config.out or runs.default_directory("gradient_check")
-    runs.check_out(out, resume=config.resume)
+    runs.check_out(out, resume=config.resume, checkpoints=False)
     # Parts that other code computed are not mixed with new ones.
     record = runs.config_record(config) | {"commit": runs.environment()["commit"]}
     if config.resume:

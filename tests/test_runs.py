@@ -130,6 +130,21 @@ def test_a_second_process_is_told_of_the_first(name, taken, capsys):
     assert {path: path.read_bytes() for path in taken.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"gradient_check"}))  # which has no checkpoints
+def test_where_no_checkpoint_could_be_written(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main("", {"train": COMMANDS[name]}, ["--out", "a\\b"], split_cores=False)
+    assert stopped.value.code == 2
+    assert "where Orbax cannot write checkpoints" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [{"resume": None}, {"resume": False, "checkpoints": False}], ids=str)
+def test_where_none_need_be(options, tmp_path):
+    run.check_out(tmp_path / "[0.1]", **options)
+
+
 def test_two_that_begin_at_once(tmp_path):
     with filelock.FileLock(tmp_path / lock.NAME):
         run.check_out(tmp_path, resume=False)  # a lock is no content

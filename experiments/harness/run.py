@@ -17,7 +17,7 @@ import jax
 
 from experiments.harness import lock
 from experiments.harness.devices import cores, on_one_device
-from jaxrnn.training.checkpoint import Checkpoints
+from jaxrnn.training.checkpoint import Checkpoints, check_path
 from jaxrnn.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -54,12 +54,15 @@ def default_directory(experiment: str) -> Path:
     return Path("out") / experiment / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def check_out(directory: Path, *, resume: bool | None) -> None:
-    """Raise ValueError if a new run would overwrite something, or another process writes into the one that
-    is to be continued; nothing is written yet.
+def check_out(directory: Path, *, resume: bool | None, checkpoints: bool = True) -> None:
+    """Raise ValueError if a new run would overwrite something, another process writes into the one that is
+    to be continued, or checkpoints cannot be written there; nothing is written yet.
 
-    ``resume`` is None where a run cannot be continued.
+    ``resume`` is None where a run cannot be continued; ``checkpoints`` is False where parts that are done
+    are all that it is continued from.
     """
+    if checkpoints and resume is not None:
+        check_path(directory)
     if resume:
         load_config(directory)
         lock.hold(directory)
