@@ -10,6 +10,8 @@ SAME_SHAPES = "only shapes and dtypes are read of it, and these are the same"
 SAME_RANK = "only the number of dimensions is read of it, and that is the same"
 SEQUENCES = "what takes it takes any iterable, once"
 COMMUTES = "the operation commutes"
+ONE_DEVICE = "it says how a gradient is spread over devices; tests/test_sharding.py has several"
+AT_PADDING = "finite operands of a step at padding change nothing; tests/test_padding.py has others"
 UNREAD = "AffineCell.param_grads reads no residuals"
 # (function, part of the line, what the mistake makes of it, why the function stays the same)
 EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
@@ -27,6 +29,21 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
         "(array.astype(dtype) for array in arrays)",
         SEQUENCES,
     ),
+    *(
+        ("affine.weight_grad", "like_weight(weight, deltas)", f"like_weight({operands})", ONE_DEVICE)
+        for operands in (
+            "deltas, weight",
+            "inputs, deltas",
+            "deltas, deltas",
+            "leading, deltas",
+            "weight, inputs",
+            "weight, weight",
+        )
+    ),
+    ("scan.masked_step", "select(inputs.valid, before", "select(inputs.noise, before", AT_PADDING),
+    ("scan.masked_step", "starts.padded", "starts.initial", AT_PADDING),
+    ("scan.masked_step", "step(params, given", "step(params, before", AT_PADDING),
+    ("scan.masked_step", "(y, given", "(y, before", AT_PADDING),
     ("scan.masked_step", "tuple(residuals)", "residuals", SEQUENCES),
     ("Stack.step_fwd", "tuple(residuals)", "residuals", SEQUENCES),
     ("Stack.step_bwd", "tuple(deltas)", "deltas", SEQUENCES),

@@ -77,7 +77,8 @@ class Stack(Cell):
 
     def check(self, params: Params, carry: Carry, x: Any) -> None:
         """Each layer's own checks, on what it is given by the one below."""
-        self._check_counts(params, carry)
+        check_count("params of a Stack", params, len(self.cells), "layer")
+        check_count("carry of a Stack", carry, len(self.cells), "layer")
         for cell, layer_params, layer_carry in zip(self.cells, params, carry, strict=True):
             cell.check(layer_params, layer_carry, x)
             x = jax.ShapeDtypeStruct((*x.shape[:-1], cell.out_features), x.dtype)
@@ -92,7 +93,6 @@ class Stack(Cell):
         self, params: tuple[Params, ...], carry: tuple[Carry, ...], x: Array, noise: Noise = None
     ) -> tuple[tuple[Carry, ...], Array, Residuals]:
         """One step of every layer; the residuals are each layer's input and residuals."""
-        self._check_counts(params, carry)
         noises = self._noises(noise)
         after, residuals = [], []
         y = x
@@ -163,10 +163,6 @@ class Stack(Cell):
                 )
             )
         return tuple(grads)
-
-    def _check_counts(self, params: Params, carry: Carry) -> None:
-        check_count("params of a Stack", params, len(self.cells), "layer")
-        check_count("carry of a Stack", carry, len(self.cells), "layer")
 
     def _noises(self, noise: Noise) -> Any:
         """The noise of every layer."""
