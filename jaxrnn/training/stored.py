@@ -73,8 +73,8 @@ def misfit(saved: Any, like: Any) -> str | None:
             return f"{'/'.join(path)} should be {want}, got {got}"
         for depth, (want, got) in enumerate(zip(asked[path], found[path], strict=True)):
             if want != got:
-                kinds = {True: "a list or tuple", False: "a dict, or of named fields"}
-                return f"{'/'.join(path[:depth])} should be {kinds[want]}, got {kinds[got]}"
+                names = {True: "a list or tuple", False: "a dict, or of named fields"}
+                return f"{'/'.join(path[:depth])} should be {names[want]}, got {names[got]}"
     for path, want in expected.items():
         got = stored[path].dtype
         if not any(jnp.issubdtype(want.dtype, kind) and jnp.issubdtype(got, kind) for kind in _KINDS):
@@ -177,7 +177,7 @@ def _numbered(tree: Any) -> dict[tuple[str, ...], tuple[bool, ...]]:
 
 def _is_bare(tree: Any) -> bool:
     """Whether it is a leaf or an empty container."""
-    return jax.tree.structure(tree).num_nodes == 1
+    return not jax.tree_util.treedef_children(jax.tree.structure(tree))
 
 
 def _dtype(leaf: Any) -> Any:
