@@ -358,6 +358,7 @@ class TestBadInput:
         (tmp_path / "config.json").write_text('{"corp')
         assert "config.json is damaged" in self.fails(capsys, "sample", "--run", tmp_path)
 
+    @pytest.mark.slow
     def test_damaged_or_foreign_checkpoints(self, finished, tmp_path, capsys):
         out = tmp_path / "run"
         shutil.copytree(finished, out)

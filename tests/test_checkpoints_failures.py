@@ -42,6 +42,7 @@ def test_other_paths_are_written(tmp_path, name):
         assert float(checkpoints.restore(2, like=small())[0].params) == 4
 
 
+@pytest.mark.slow
 def test_a_damaged_best_is_called_damaged(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(small(1), {}, 0.5)
@@ -57,6 +58,7 @@ FULL = "RESOURCE_EXHAUSTED: Error writing: Failed to write: No space left [os_er
 
 @pytest.mark.parametrize("error", [ValueError(FULL), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "f")])
 @pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.slow
 def test_a_full_disk(tmp_path, monkeypatch, caplog, error, replaced):
     """What orbax does where it cannot write: its threads log, its temporary folder stays."""
 

@@ -115,6 +115,7 @@ def test_a_file_of_other_bytes_is_refused_and_left_alone(data, server):
 
 
 @pytest.mark.parametrize("failure", ["no network", "/absent", "/cut"])
+@pytest.mark.slow
 def test_a_download_that_fails_says_where_to_put_the_file(data, server, failure):
     remote = server.remote("/whole" if failure == "no network" else failure)
     if failure == "no network":

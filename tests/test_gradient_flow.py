@@ -38,6 +38,7 @@ def test_no_norm_is_above_the_bound(float64):
             assert (measured.bound[:, 1] > level).all()
 
 
+@pytest.mark.slow
 def test_norms_of_a_relu_network_that_stays_linear(float64):
     """A permutation has no negative entry: inputs above zero keep every unit on, dS_T/dS_k is ρ^lag P."""
     cell, steps, radius = Elman(5, activation="relu"), 9, 1.3
@@ -59,6 +60,7 @@ def test_norms_of_a_relu_network_that_stays_linear(float64):
 
 
 @pytest.mark.parametrize("cell", [Elman(4), pytest.param(LSTM(4), marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_naive_sum_is_the_gradient(cell, float64):
     steps = 7
     drawn = gradient_flow.draw(cell, Config(), 0, steps)

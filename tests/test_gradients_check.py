@@ -124,6 +124,7 @@ class NotEvenACell:
 
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize("cell", [Own(2), pytest.param(NotEvenACell(2), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
 def test_a_users_own_cell(cell, float64):
     report = check(cell, *small_problem(cell), lengths=np.array([3, 2]))
     assert report.max_errors().keys() == {*EXACT, "finite_difference"} - {"bptt"}

@@ -88,6 +88,7 @@ def test_the_first_norm_is_that_of_the_gradient_of_unroll(float64):
 
 @both_directions
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu"])
+@pytest.mark.slow
 def test_the_bound_holds(activation, reverse, float64):
     """(γλ)^k with vanishing weights, to the power of real steps: padding adds none."""
     cell = jaxrnn.Elman(3, activation)
@@ -162,6 +163,7 @@ def test_without_a_cell_state_there_is_no_highway(cell):
 
 
 @both_directions
+@pytest.mark.slow
 def test_saturation_counts_real_steps_only(reverse, float64):
     """Gates after a reset start from the initial carry."""
     cell = jaxrnn.LSTM(3)
@@ -228,6 +230,7 @@ def test_bfloat16():
     assert relative_error(measured.singular_values, wide.singular_values) < 0.05
 
 
+@pytest.mark.slow
 def test_zoneout_has_no_highway_and_dropout_one_at_the_h_it_sees(float64):
     """Zoneout mixes c with its past, which no product of f shows; masks on h change every f."""
     lstm = jaxrnn.LSTM(4)

@@ -123,6 +123,7 @@ def test_what_can_be_had_without_memory():
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.slow
 def test_a_right_answer_has_no_error(task):
     _, targets = draw(task, 20)
     outputs = np.zeros((40, 500, TASKS[task].out_features))
@@ -185,6 +186,7 @@ def assert_same_run(out, expected):
         assert figures | {"train_seconds": 0} == other | {"train_seconds": 0}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.json", "summary.json", "learning_curves.png", "elman", "lstm-chrono"}
@@ -212,6 +214,7 @@ def test_a_run_leaves_what_it_promises(finished):
 @pytest.mark.parametrize(
     ("cell", "step"), [pytest.param(1, 29, marks=pytest.mark.slow, id="last step of the first"), (2, 13)]
 )
+@pytest.mark.slow
 def test_stopping_and_resuming_changes_nothing(cell, step, finished, tmp_path, capsys):
     """SIGTERM in a cell's training: what is finished is kept, and the rest goes on bit for bit."""
     out, original, made = tmp_path / "run", long_memory.truncated_step, []
@@ -238,6 +241,7 @@ def test_stopping_and_resuming_changes_nothing(cell, step, finished, tmp_path, c
     assert_same_run(out, finished)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
@@ -246,6 +250,7 @@ def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
     assert_same_run(out, finished)
 
 
+@pytest.mark.slow
 def test_more_steps_and_a_plot_that_fails(finished, tmp_path, monkeypatch, capsys):
     """Every cell goes on; the plot costs itself."""
     out = tmp_path / "run"
@@ -348,6 +353,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"cells must be some of elman, .*, each once, got \(\)"):
             plan(Config(cells=()))
 
+    @pytest.mark.slow
     def test_a_run_is_never_overwritten(self, finished, capsys):
         before = sorted(finished.rglob("*"))
         assert "already holds a run" in self.fails(capsys, "--out", finished)

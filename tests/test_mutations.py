@@ -91,6 +91,7 @@ def test_what_is_written_once_is_seeded_once():
     assert cells == {type(cell).__name__ for cell in CELLS.values()}
 
 
+@pytest.mark.slow
 def test_every_entry_is_about_some_mistake(monkeypatch):
     seeded = [m for name in mutations.SUBJECTS for m in mutations.seed(name)]
     for entry in equivalent_mutations.EQUIVALENT:
@@ -98,6 +99,7 @@ def test_every_entry_is_about_some_mistake(monkeypatch):
         assert any(equivalent_mutations.reason(m) for m in seeded), entry
 
 
+@pytest.mark.slow
 def test_a_planted_mistake_is_found_by_check_and_taken_out_again(float64, as_users_run):
     mutation = next(m for m in mutations.seed("GRU") if m.after == "d_h = d_carry.h - d_y")
     cell = mutations.renewed(jaxrnn.GRU(3))

@@ -82,8 +82,8 @@ def grads_of_each_sequence(cell, params, xs, carry, options):
     [
         (OnSphere(jaxrnn.LSTM(4)), "autodiff"),
         (OnSphere(jaxrnn.LSTM(4)), "bptt"),
-        (jaxrnn.Stack([OnSphere(jaxrnn.GRU(4))]), "bptt"),
-        (Countdown(), "autodiff"),
+        pytest.param(jaxrnn.Stack([OnSphere(jaxrnn.GRU(4))]), "bptt", marks=pytest.mark.slow),
+        pytest.param(Countdown(), "autodiff", marks=pytest.mark.slow),
     ],
     ids=["sphere", "sphere-bptt", "stack-bptt", "countdown"],
 )
@@ -150,6 +150,7 @@ class LogOfRest(jaxrnn.GRU):
         (LogOfRest(4), "autodiff"),
     ],
 )
+@pytest.mark.slow
 def test_a_batch_of_nothing(cell, backward):
     params, nothing = random_params(cell, "float32", IN), jnp.zeros(2, int)
 

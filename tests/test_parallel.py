@@ -96,6 +96,7 @@ def scaled(params, scale):
 
 
 @every_affine
+@pytest.mark.slow
 def test_long_sequences_equal_numpy(affine):
     """Weights times 50 drive the gates to 0 and 1, where nothing is forgotten for long."""
     params, xs, carry = long_problem(affine.cell)

@@ -108,6 +108,7 @@ def test_sentences_without_tokens_have_no_panel(tmp_path):
 
 
 @pytest.mark.parametrize(("source", "target"), [(3, 3), (25, 30), (60, 7), (8, 300)])
+@pytest.mark.slow
 def test_labels_do_not_overlap(tmp_path, drawn, source, target):
     long = "Donaudampfschifffahrtsgesellschaft"
     attention_picture(tmp_path / "looked.png", [hypothesis([long] * source, [long] * target)])
@@ -134,6 +135,7 @@ def test_shortened():
 
 
 @pytest.mark.parametrize("name", ["/data" * 60 + "/corpus.txt", "W" * 300, "\udce9" * 90])
+@pytest.mark.slow
 def test_a_long_path_stays_within_the_figure(tmp_path, name, drawn):
     learning_curve(
         tmp_path / "a.png", {"x": ([1], [1])}, x_label="x", y_label="y", title=f"gru 9 × 1 on {name}!"

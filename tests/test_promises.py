@@ -40,6 +40,7 @@ class TestAsManyAsThereAre:
     """Layers, directions and models are counted, whoever has more."""
 
     @pytest.mark.parametrize(("ours", "theirs"), [(1, 2), (2, 1)])
+    @pytest.mark.slow
     def test_layers_of_models(self, ours, theirs):
         model, params = language_model(ours)
         _, others = language_model(theirs)

@@ -43,6 +43,7 @@ class Echo(Cell):
 
 
 @pytest.mark.parametrize("variational", [False, True])
+@pytest.mark.slow
 def test_dropout(variational):
     """Half of the embeddings, of what passes between layers, and of the readout; nothing without a key."""
     model = Seq2Seq(
@@ -77,6 +78,7 @@ def test_dropout(variational):
         assert not jnp.array_equal(dropped, found(jax.random.key(2)))
 
 
+@pytest.mark.slow
 def test_variational_dropout_of_the_carry():
     wrapped = VariationalDropout(LSTM(4), rate_h=0.5, rate_y=0.0)
     model = Seq2Seq(SOURCE_WORDS, TARGET_WORDS, [wrapped], embedding_size=3)

@@ -183,6 +183,7 @@ def test_decoders(name):
         assert relative_error(by_hand(*arguments), expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_gradients_under_shard_map():
     """Replicated weights get the sum over devices, through a model and through the scores of a decoder."""
     model, params = language_model()

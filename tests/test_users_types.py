@@ -162,6 +162,7 @@ class TestTypesThatUsersHave:
             assert np.array_equal(draw(temperature, top_p), expected)
 
     @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg", "unsafe_rbg"])
+    @pytest.mark.slow
     def test_a_key_a_lane_makes_lanes_independent(self, implementation):
         keys = jax.random.split(jax.random.key(3, impl=implementation), 4)
         step = lambda state, tokens: (state, jnp.zeros((len(tokens), 50)))  # noqa: E731
