@@ -59,9 +59,6 @@ def prepare(
     inputs = inputs._replace(resets=_resets_before_step(inputs.resets, reverse))
     if lengths is not None and inputs.xs.size:
         inputs, starts = _with_safe_padding(inputs, starts, carry, lengths, reverse)
-        # Where no sequence has a step, none is known to be safe: nothing is differentiated.
-        some = jnp.max(lengths) > 0
-        params = jax.tree.map(lambda p: jnp.where(some, p, jax.lax.stop_gradient(p)), params)
     return match_varying((params, starts, carry, inputs))
 
 
@@ -93,7 +90,9 @@ def _with_safe_padding(
         at_first = jax.lax.dynamic_index_in_dim(leaf, first, keepdims=False)
         if leaf.shape[: lengths.ndim + 1] != valid.shape:  # noise that the sequences share
             return select(jnp.arange(len(leaf)) < longest, leaf, jax.lax.stop_gradient(at_first)[None])
-        return select(valid, leaf, of_lane(at_first, jnp.ones((), leaf.dtype))[None])
+        # Where no sequence has a step: neither 0 nor 1, and not all alike.
+        spread = jnp.linspace(0.25, 0.75, at_first.shape[-1] if at_first.ndim else 1, dtype=leaf.dtype)
+        return select(valid, leaf, of_lane(at_first, jnp.broadcast_to(spread, at_first.shape))[None])
 
     start = carry
     if inputs.resets is not None:

@@ -136,10 +136,12 @@ def test_the_carry_of_an_empty_sequence_and_noise_at_padding_may_be_anything(bac
 
 @dataclass(frozen=True)
 class LogOfRest(jaxrnn.GRU):
-    """Reads log(1 − x): for it 1 is what 0 is for others."""
+    """Reads log(1 − x), for which 1 is what 0 is for others, of features that must not be all alike."""
 
     def step(self, params, carry, x, noise=None):
-        return super().step(params, carry, jnp.log(1 - x))
+        x = jnp.log(1 - x)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        return super().step(params, carry, x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True)))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +164,25 @@ def test_a_batch_of_nothing(cell, backward):
         value, grads = jax.value_and_grad(loss)(params, xs)
         assert float(value) == 0
         assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.slow
+def test_under_vmap_weights_are_shared():
+    """A length a sequence, mapped over: the weights' gradient is one product, with no copy a sequence."""
+    cell = OnSphere(jaxrnn.GRU(4))
+    params, lengths = random_params(cell, "float32", IN), jnp.asarray(LENGTHS)
+    xs = random_like(jnp.zeros((len(LENGTHS), TIME, IN)), 1)
+
+    def loss(params):
+        run = jax.vmap(lambda x, n: jaxrnn.unroll(cell, params, x, lengths=n)[1])
+        return jnp.sum(run(xs, lengths) ** 2)
+
+    def batched(params):
+        return jnp.sum(jaxrnn.unroll(cell, params, jnp.moveaxis(xs, 0, 1), lengths=lengths)[1] ** 2)
+
+    assert relative_error(jax.grad(loss)(params), jax.grad(batched)(params)) < 1e-6
+    text = str(jax.make_jaxpr(jax.grad(loss))(params))
+    assert f"f32[{len(LENGTHS)},{IN},12]" not in text
 
 
 @pytest.mark.slow
