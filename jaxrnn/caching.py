@@ -67,6 +67,7 @@ def by_value(function: Callable[..., Any], *, static_argnames: tuple[str, ...] =
     has changed since the last call: it is traced at every call, what it reads becomes an argument, and it
     compiles again where the trace differs.
 
+    >>> import jax.numpy as jnp
     >>> double = by_value(lambda step, x: step(x))
     >>> factor = jnp.float32(2)
     >>> step = jax.tree_util.Partial(lambda x: factor * x)

@@ -43,7 +43,7 @@ def alive(process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
 def test_the_workers_end_with_their_parent(number, tmp_path):
     """Whatever ends it, and what is done is kept."""
     (tmp_path / "study").mkdir()

@@ -18,7 +18,9 @@ from tests.table import CELLS, IN_FEATURES, Row, random_carry, random_params, re
 
 TIME, BATCH, VOCABULARY = 5, 8, 6
 LENGTHS = np.array([5, 0, 3, 5, 1, 2, 4, 5])
-every_cell = pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name)
+# Those whose derivatives are written in ways of their own; the others share these.
+OWN = {"lstm", "gru-after", "gru-before", "mgu", "min-lstm", "layer-norm", "projected", "stack"}
+some_cells = pytest.mark.parametrize("row", [r for r in CELLS if r.name in OWN], ids=lambda row: row.name)
 in_kinds = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 
 
@@ -52,7 +54,7 @@ def unroll_grads(cell, params, xs, carry, options):
     return jax.value_and_grad(loss, argnums, has_aux=True)(params, xs, carry)
 
 
-@every_cell
+@some_cells
 def test_unroll_in_explicit_axes(row: Row):
     """Ragged, with resets, in chunks from end to start: as on one device."""
     params, xs, carry, resets = problem(row.cell)
@@ -173,7 +175,7 @@ def test_decoders(name):
     """Whatever kind of axis: the same tokens, scores within rounding, batch still spread."""
     step, *arguments = decoding_problem()
     expected = decoders(step)[name](*arguments)
-    for kind in (AxisType.Auto, AxisType.Explicit):
+    for kind in [AxisType.Explicit] + [AxisType.Auto] * (name in ("greedy", "beam")):
         with mesh(kind):
             actual = decoders(step)[name](*spread(arguments))
             assert relative_error(actual, expected) < 1e-5

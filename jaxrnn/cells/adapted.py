@@ -13,7 +13,7 @@ from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 NEEDED = ("init", "initial_carry", "out_features", "step")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adapted(Cell):
     """An object with a cell's few methods as a ``Cell`` with all of them, but no hand-derived derivative.
 
@@ -22,12 +22,16 @@ class Adapted(Cell):
     ...     def init(self, key, in_features, dtype="float32"): return ()
     ...     def initial_carry(self, shape=(), dtype="float32"): return jnp.zeros((*shape, 3), dtype)
     ...     def step(self, params, carry, x, noise=None): return carry + x, carry + x
-    >>> from jaxrnn import unroll
-    >>> unroll(Sum(), (), jnp.ones((4, 3)))[0].tolist()
-    [4.0, 4.0, 4.0]
+    >>> cell = as_cell(Sum())
+    >>> carry, y = cell.step((), cell.initial_carry(), jnp.ones(3))
+    >>> y.tolist(), cell.has_derivative
+    ([1.0, 1.0, 1.0], False)
     """
 
     cell: Any
+
+    def __repr__(self) -> str:
+        return repr(self.cell)
 
     @property
     def out_features(self) -> int:

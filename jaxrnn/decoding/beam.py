@@ -65,7 +65,7 @@ def beam_search(
       ValueError: for sizes, tokens or a penalty out of range, or a step whose state or logits have the
         wrong shape.
 
-    >>> import jax
+    >>> import jax, jax.numpy as jnp
     >>> table = jnp.log(jnp.array([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [0.9, 0.0, 0.1]]))  # p(next | token)
     >>> step = lambda state, tokens: (state, table[tokens])
     >>> found = beam_search(step, jnp.zeros(1), start=0, end=0, max_length=2, beam_size=2)
