@@ -80,10 +80,8 @@ def on_device(array: Any) -> Array:
     return array if isinstance(array, jax.Array) else jax.device_put(np.asarray(array))
 
 
-def check_ids(name: str, ids: Any, size: int, where: Any = None) -> Array:
-    """``ids`` as an array of int32 or wider; ValueError unless they are integers and, where they are known
-    and count, lie in [0, size).
-    """
+def check_ids(name: str, ids: Any, size: int, where: Any = None) -> None:
+    """Raise ValueError unless ids are integers and, where they are known and count, lie in [0, size)."""
     ids = as_array(ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"{name} must be integers, got {ids.dtype}")
@@ -94,6 +92,14 @@ def check_ids(name: str, ids: Any, size: int, where: Any = None) -> Array:
             outside = outside & np.asarray(jax.device_get(where))
         if outside.any():
             raise ValueError(f"{name} must lie in [0, {size}), the vocabulary, got {known[outside][0]}")
+
+
+def as_ids(ids: Any) -> Array:
+    """Ids on the device, in a type that can hold the size of any vocabulary.
+
+    >>> as_ids(np.array([255], np.uint8)).dtype
+    dtype('int32')
+    """
     ids = on_device(ids)
     return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
 

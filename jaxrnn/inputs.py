@@ -47,7 +47,7 @@ def prepare(
     """
     time, batch_shape = xs.shape[0], xs.shape[1:-1]
     initial = cell.initial_carry(batch_shape, jnp.result_type(*jax.tree.leaves(params), xs))
-    initial, carry = shard_batch((initial, initial if carry is None else carry), xs)
+    initial, carry = shard_batch((initial, initial if carry is None else carry), xs, slice(1, -1))
     initial = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), initial, carry)
     inputs = Inputs(xs, jax.lax.stop_gradient(noise), None, resets)
     starts = Starts(initial, None)

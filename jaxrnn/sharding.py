@@ -42,23 +42,13 @@ def like_weight(weight: Array, deltas: Array) -> NamedSharding | None:
     return explicit(weight) or NamedSharding(sharding.mesh, PartitionSpec(*[None] * weight.ndim))
 
 
-def shard_batch(tree: Any, xs: Array) -> Any:
-    """Leaves that lead with batch, sharded as the batch of ``xs (time, *batch, in_features)`` is, if the
-    types say so.
-    """
-    sharding = explicit(xs)
+def shard_batch(tree: Any, like: Array, axes: slice) -> Any:
+    """Leaves that lead with batch, sharded as the given ``axes`` of ``like`` are, if its type says so."""
+    sharding = explicit(like)
     if sharding is None:
         return tree
-    batch = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:-1]))
+    batch = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[axes]))
     return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, batch), tree)
-
-
-def shard_lanes(lanes: Array, state: Any) -> Array:
-    """Tokens ``(batch,)`` sharded as the batch that leads the leaves of ``state``, if the types say so."""
-    sharding = explicit(jax.tree.leaves(state)[0])
-    if sharding is None:
-        return lanes
-    return jax.sharding.reshard(lanes, NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1])))
 
 
 def auto_sharded(function: Callable[..., Any]) -> Callable[..., Any]:

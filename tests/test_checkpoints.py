@@ -132,7 +132,7 @@ def test_a_loss_of_numpy_or_jax(tmp_path, loss):
 @pytest.mark.parametrize("loss", [None, "0.5", 1j, True, [0.5], np.zeros(1), jnp.zeros(2)], ids=repr)
 def test_a_loss_that_is_no_number(tmp_path, loss):
     with Checkpoints(tmp_path) as checkpoints:
-        with pytest.raises(ValueError, match="loss should be a real number, got "):
+        with pytest.raises(ValueError, match="loss must be a number, got "):
             checkpoints.save(small(1), {}, loss)
         assert not list(tmp_path.iterdir())
 

@@ -43,9 +43,8 @@ def release() -> None:
     """Let others write into the folders that this process holds."""
     while _held:
         path, lock = _held.popitem()
-        with contextlib.suppress(
-            OSError
-        ):  # first: whoever has opened it sees that it is gone, and tries anew
+        # First: whoever has opened it sees that it is gone, and tries anew.
+        with contextlib.suppress(OSError):
             path.unlink()
         lock.release()
 

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxrnn.caching import comparable, is_value
-from jaxrnn.checks import as_array, as_integer, check_positive
+from jaxrnn.checks import as_array, as_integer, check_ids, check_positive
 from jaxrnn.promotion import default_promotion
-from jaxrnn.sharding import shard_lanes
+from jaxrnn.sharding import shard_batch
 
 Step = Callable[..., tuple]
 
-PLAIN = "threefry2x32"
+THREEFRY = "threefry2x32"
 
 
 class Lanes(NamedTuple):
@@ -49,15 +49,10 @@ def prepare(
     start = as_array(start)
     if start.shape not in {(), (batch,)}:
         raise ValueError(f"start must be one token or one a lane ({batch}), got shape {start.shape}")
-    if not jnp.issubdtype(start.dtype, jnp.integer):
-        raise ValueError(f"start must be integers, got {start.dtype}")
     step = as_partial(step)
-    lanes = shard_lanes(_spread(start, batch), state)
+    lanes = shard_batch(_spread(start, batch), jax.tree.leaves(state)[0], slice(1))
     vocabulary = _check_step(step, state, lanes, context)
-    if not isinstance(start, jax.core.Tracer):
-        outside = (known := np.asarray(jax.device_get(start)))[(known < 0) | (known >= vocabulary)]
-        if outside.size:
-            raise ValueError(f"start must lie in [0, {vocabulary}), the vocabulary, got {outside[0]}")
+    check_ids("start", start, vocabulary)
     if end is not None:
         if (number := as_integer(end)) is None:
             raise ValueError(f"end must be an integer, got {end!r}")
@@ -108,9 +103,9 @@ def lane_keys(key: Array, batch: int) -> Array:
         raise ValueError(f"key must come from jax.random.key, got an array of {kind}")
     if key.shape not in {(), (batch,)}:
         raise ValueError(f"key must be one key or one a lane ({batch}), got shape {key.shape}")
-    if key.dtype != jax.eval_shape(lambda: jax.random.key(0, impl=PLAIN)).dtype:
+    if key.dtype != jax.eval_shape(lambda: jax.random.key(0, impl=THREEFRY)).dtype:
         words = jax.lax.map(lambda key: jax.random.bits(key, (2,), jnp.uint32), key.reshape(-1))
-        key = jax.random.wrap_key_data(words, impl=PLAIN).reshape(key.shape)
+        key = jax.random.wrap_key_data(words, impl=THREEFRY).reshape(key.shape)
     return key if key.shape else _folded(key, batch)
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from jaxrnn.caching import by_value
-from jaxrnn.checks import as_array, check_ids, on_device
+from jaxrnn.checks import as_array, as_ids, check_ids, on_device
 from jaxrnn.decoding.lanes import Step, advance, log_probabilities, prepare
 from jaxrnn.sharding import auto_sharded, match_varying
 
@@ -68,8 +68,8 @@ def forced_score(
         if known.size and not 0 <= known.min() <= known.max() <= time:
             raise ValueError(f"lengths must lie in [0, {time}], got {known.min()} to {known.max()}")
         counted = np.arange(time) < known[:, None]
-    tokens = check_ids("tokens", tokens, lanes.vocabulary, where=counted)
-    return _score(lanes.step, state, tokens, lanes.start, on_device(lengths), context)
+    check_ids("tokens", tokens, lanes.vocabulary, where=counted)
+    return _score(lanes.step, state, as_ids(tokens), lanes.start, on_device(lengths), context)
 
 
 @auto_sharded

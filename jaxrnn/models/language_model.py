@@ -17,6 +17,7 @@ from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType
 from jaxrnn.checks import (
     as_array,
+    as_ids,
     check_count,
     check_fraction,
     check_ids,
@@ -292,7 +293,8 @@ def _checked_targets(logits: Array, targets: Any, mask: Any) -> Array:
             f"mask must be bool with the positions of logits, {positions}, "
             f"got {jnp.result_type(mask)} of shape {jnp.shape(mask)}"
         )
-    targets = check_ids("targets", targets, size, mask)
+    check_ids("targets", targets, size, mask)
+    targets = as_ids(targets)
     return jnp.where(targets < 0, size, targets)  # beyond the end, where no id wraps around
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from jaxrnn.checks import check_ids
+from jaxrnn.checks import as_ids, check_ids
 from jaxrnn.sharding import explicit
 
 
@@ -27,7 +27,8 @@ def checked_tokens(tokens: Any, vocabulary_size: int, lengths: Any = None) -> Ar
         where = np.arange(len(tokens)).reshape(-1, *(1 for _ in np.shape(lengths))) < jax.device_get(
             lengths
         )
-    return check_ids("tokens", tokens, vocabulary_size, where)
+    check_ids("tokens", tokens, vocabulary_size, where)
+    return as_ids(tokens)
 
 
 def embed(table: Array, tokens: Int[Array, "..."]) -> Array:

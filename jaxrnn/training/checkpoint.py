@@ -15,13 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.typing import ArrayLike
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
+from jaxrnn.checks import as_number, check_number
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.stored import as_like, check_record, misfit, same, specs, storable, target
 
@@ -126,7 +124,7 @@ class Checkpoints:
         """
         if self._read_only:
             raise ValueError(f"{self.directory} was opened to read only")
-        step, measured = _step(state.step), _loss({"loss": _number("loss", loss)})
+        step, measured = _step(state.step), _loss({"loss": check_number("loss", loss)})
         check_record(record)
         state = storable(state)
         if step not in self._steps():
@@ -353,16 +351,7 @@ class _BestAndLatest(PreservationPolicy):
 
 
 def _step(value: Any) -> int:
-    step = _number("state.step", value)
-    if not (step >= 0 and step.is_integer()):
-        raise ValueError(f"state.step should be 0 or more, and whole, got {step}")
+    step = as_number(value)
+    if step is None or not (step >= 0 and step.is_integer()):
+        raise ValueError(f"state.step should be 0 or more, and whole, got {value!r}")
     return int(step)
-
-
-def _number(name: str, value: Any) -> float:
-    """A real number, of Python, NumPy or JAX."""
-    array = np.asarray(jax.device_get(value))
-    real = any(jnp.issubdtype(array.dtype, kind) for kind in (np.floating, np.integer))
-    if array.shape != () or not real:
-        raise ValueError(f"{name} should be a real number, got {value!r}")
-    return float(array)

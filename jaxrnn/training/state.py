@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
+from jaxrnn.promotion import default_promotion
+
 
 class TrainState(NamedTuple):
     """Everything that the next step depends on, but for the data."""
@@ -36,11 +38,7 @@ def init_state(
     0
     """
     # Constants are made here on purpose, and the optimiser's arithmetic is not the caller's.
-    with (
-        jax.transfer_guard_host_to_device("allow"),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
+    with jax.transfer_guard_host_to_device("allow"), default_promotion():
         state = TrainState(params, optimizer.init(params), carry, jnp.zeros((), jnp.int32), key)
         return distinct_buffers(state)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxrnn.promotion import default_promotion
 from jaxrnn.training.state import TrainState
 
 
@@ -39,7 +40,8 @@ def truncated_step(
       (state, chunk) → (state, metrics), jitted; the old state's buffers are donated.
 
     >>> import jax.numpy as jnp
-    >>> from jaxrnn.training.state import init_state
+    >>> from jaxrnn.promotion import default_promotion
+    from jaxrnn.training.state import init_state
     >>> def loss(params, carry, chunk, key):
     ...     return jnp.mean((params * chunk - carry) ** 2), carry + 1
     >>> optimizer = optax.sgd(0.1)
@@ -66,7 +68,7 @@ def truncated_step(
             "grad_fn": lambda params, _: jax.grad(value_fn)(params),  # sam's: of parameters and inner step
         }
         # The arithmetic from here on, Optax's, is not the caller's, whose strictness it does not meet.
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with default_promotion():
             updates, opt_state = _update(optimizer, grads, state.opt_state, state.params, extra)
             params = optax.apply_updates(state.params, updates)
             metrics = StepMetrics(value, _norm(grads))
