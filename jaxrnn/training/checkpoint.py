@@ -63,7 +63,7 @@ class Checkpoints:
     Raises:
       ValueError: if the path is not one for Orbax (see ``check_path``), or a checkpoint there is damaged.
 
-    >>> import tempfile, jax.numpy as jnp, optax
+    >>> import tempfile, jax, jax.numpy as jnp, optax
     >>> from jaxrnn.training.state import init_state
     >>> state = init_state({"w": jnp.ones(2)}, optax.sgd(0.1), (), jax.random.key(0))
     >>> with Checkpoints(tempfile.mkdtemp()) as checkpoints:
