@@ -40,8 +40,7 @@ def truncated_step(
       (state, chunk) → (state, metrics), jitted; the old state's buffers are donated.
 
     >>> import jax.numpy as jnp
-    >>> from jaxrnn.promotion import default_promotion
-    from jaxrnn.training.state import init_state
+    >>> from jaxrnn.training.state import init_state
     >>> def loss(params, carry, chunk, key):
     ...     return jnp.mean((params * chunk - carry) ** 2), carry + 1
     >>> optimizer = optax.sgd(0.1)
