@@ -48,7 +48,7 @@ from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Streams
 from jaxrnn.models.language_model import LanguageModel, text_nats
 from jaxrnn.training.state import init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import truncated_step
 
 PLATEAU = 0.4  # the learning rate decays over the rest of the steps
 

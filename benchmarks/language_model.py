@@ -36,7 +36,7 @@ from experiments.harness.progress import counted
 from jaxrnn.checks import check_positive
 from jaxrnn.models.language_model import LanguageModel, next_token_nats
 from jaxrnn.training.state import init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import truncated_step
 
 LEARNING_RATE, CLIP_NORM = 2e-3, 1.0
 STEPS_TO_IMPROVE = 5

@@ -44,7 +44,7 @@ from jaxrnn.data.text import Chunk, Streams, Vocabulary
 from jaxrnn.decoding.sampling import Feedback
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
 from jaxrnn.training.state import TrainState, init_state
-from jaxrnn.training.truncated import StepMetrics, truncated_step
+from jaxrnn.training.step import StepMetrics, truncated_step
 
 CELLS = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 

@@ -47,7 +47,7 @@ from jaxrnn import GRU, IRNN, LSTM, Chrono, Elman, unroll
 from jaxrnn.cells.cell import Cell
 from jaxrnn.checks import check_positive
 from jaxrnn.training.state import init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import truncated_step
 
 CURVE_SEQUENCES, TEST_SEQUENCES = 1000, 5000  # at least: whole batches are measured
 SOLVED = 0.01  # of the error without memory: a cell that comes below it has solved the task, and stops

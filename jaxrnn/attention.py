@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Inexact, Int, Key
 
 from jaxrnn.cells.adapted import as_cell
-from jaxrnn.cells.affine import cast_like
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
+from jaxrnn.cells.dense import cast_like
 from jaxrnn.checks import check_positive, check_shapes, settle
 from jaxrnn.inputs import checked_lengths
 from jaxrnn.promotion import default_promotion

@@ -162,7 +162,7 @@ def parallel_unroll(
     resets: Bool[ArrayLike, "time *batch"] | None = None,
     reverse: bool = False,
 ) -> tuple[Carry, Inexact[Array, "time *batch out_features"]]:
-    """``unroll`` of a cell that is affine in its carry, in parallel over time.
+    """``unroll`` of a cell that is linear in its carry, in parallel over time.
 
     The steps S_t = a_t ⊙ S_{t-1} + b_t compose to one of the same form, so that a parallel prefix sum
     (Blelloch 1990, "Prefix sums and their applications") takes about 2·log₂(time) dependent operations
@@ -173,7 +173,7 @@ def parallel_unroll(
     Equal to ``unroll`` but for rounding; nothing is divided, so that saturated gates do no harm.
 
     Args:
-      cell: a cell with ``affine``: ``MinGRU``, ``MinLSTM``.
+      cell: a cell with ``linear_step``: ``MinGRU``, ``MinLSTM``.
       params: its parameters; these and all others as in ``unroll``.
       xs: inputs.
       carry: carry before the first step.
@@ -185,7 +185,7 @@ def parallel_unroll(
       the carry after the last step, and ys ``(time, *batch, out_features)``.
 
     Raises:
-      ValueError: as ``unroll``, and for a cell that is not affine in its carry.
+      ValueError: as ``unroll``, and for a cell that is not linear in its carry.
 
     >>> from jaxrnn import MinGRU
     >>> cell = MinGRU(hidden_size=4)
@@ -196,8 +196,8 @@ def parallel_unroll(
     True
     """
     cell = as_cell(cell)
-    if not cell.is_affine:
-        raise ValueError(f"parallel_unroll needs a cell that is affine in its carry, got {cell}")
+    if not cell.has_linear_step:
+        raise ValueError(f"parallel_unroll needs a cell that is linear in its carry, got {cell}")
     xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, None)
     return _parallel_unroll(cell, params, xs, carry, lengths, resets, reverse=reverse)
 

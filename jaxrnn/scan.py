@@ -115,13 +115,13 @@ def scan_steps(
 def associative_steps(
     cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, *, reverse: bool
 ) -> tuple[Carry, Array]:
-    """The masked step of an affine cell over all time at once: last carry and outputs.
+    """The masked step of a linear cell over all time at once: last carry and outputs.
 
     Padding makes a step do nothing (a = 1, b = 0). A reset makes it start from ``initial``, and the first
     step starts from ``carry``, both by b = a ⊙ start + b, so that S_t = b_t in the end. What lies before a
     reset is left out of the composition; multiplied by 0 instead, it would let a NaN through.
     """
-    a, b = cell.affine(params, inputs.xs)
+    a, b = cell.linear_step(params, inputs.xs)
     if not len(inputs.xs):
         return carry, b.h
     dtype, resets = b.h.dtype, inputs.resets

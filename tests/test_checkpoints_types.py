@@ -11,7 +11,7 @@ import pytest
 
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState, init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import truncated_step
 
 KEY = jax.random.key(0)
 BF16 = jnp.dtype("bfloat16")

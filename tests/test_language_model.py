@@ -12,7 +12,7 @@ import pytest
 import jaxrnn
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
 from jaxrnn.training.state import init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import truncated_step
 from tests.table import random_like, relative_error
 
 VOCABULARY, TIME, BATCH = 6, 5, 3

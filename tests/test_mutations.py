@@ -83,7 +83,7 @@ def test_mistakes_stay_within_the_given_nodes():
 def test_what_is_written_once_is_seeded_once():
     names = [{m.target.name for m in mutations.seed(name)} for name in mutations.SUBJECTS]
     assert len(set.union(*names)) == sum(map(len, names))
-    assert {"LSTM.step_bwd", "AffineCell.param_grads", "affine.weight_grad"} <= set.union(*names)
+    assert {"LSTM.step_bwd", "DenseCell.param_grads", "dense.weight_grad"} <= set.union(*names)
     assert {"PeepholeLSTM.step_fwd", "elman._ACTIVATIONS", "scan.masked_step_bwd"} <= set.union(*names)
     public = {name for name in jaxrnn.__all__ if isinstance(getattr(jaxrnn, name), type)}
     cells = {name for name in public if issubclass(getattr(jaxrnn, name), jaxrnn.Cell)} - {"Cell"}

@@ -10,7 +10,7 @@ import optax.contrib
 import pytest
 
 from jaxrnn.training.state import init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import truncated_step
 
 SGD = optax.sgd(0.1)
 MATRICES = {"w": optax.contrib.MuonDimensionNumbers(), "b": optax.MaskedNode()}

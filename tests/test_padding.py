@@ -208,10 +208,10 @@ def test_noise_that_sequences_share():
 
 @dataclass(frozen=True)
 class LogMinGRU(jaxrnn.MinGRU):
-    """Affine in its carry, and reads log x², which has no value at 0."""
+    """Linear in its carry, and reads log x², which has no value at 0."""
 
-    def affine(self, params, xs):
-        return super().affine(params, jnp.log(xs * xs))
+    def linear_step(self, params, xs):
+        return super().linear_step(params, jnp.log(xs * xs))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -126,7 +126,7 @@ def test_long_sequences_and_saturated_gates(affine):
     for scale in (1, 50, 1e4):
         (actual, grads), (expected, expected_grads) = both(scaled(params, scale))
         assert relative_error((actual, grads), (expected, expected_grads)) < 1e-4
-    gates, _ = affine.cell.affine(scaled(params, 1e4), xs)
+    gates, _ = affine.cell.linear_step(scaled(params, 1e4), xs)
     assert np.mean(np.isin(gates.h, [0, 1])) > 0.5
 
 
@@ -178,7 +178,7 @@ def test_bfloat16_compute(affine):
 )
 def test_a_cell_that_is_not_affine_is_refused_by_name(cell):
     params, xs, _, _, _ = problem(cell, "float32")
-    match = rf"parallel_unroll needs a cell that is affine in its carry, got {type(cell).__name__}\("
+    match = rf"parallel_unroll needs a cell that is linear in its carry, got {type(cell).__name__}\("
     with pytest.raises(ValueError, match=match):
         jaxrnn.parallel_unroll(cell, params, xs)
 
@@ -189,5 +189,5 @@ def test_an_affine_form_that_was_left_behind_is_refused():
             return super().step(params, carry, 2 * x)
 
     params, xs, _, _, _ = problem(jaxrnn.MinGRU(5), "float32")
-    with pytest.raises(ValueError, match=r"affine in its carry, got .*Changed"):
+    with pytest.raises(ValueError, match=r"linear in its carry, got .*Changed"):
         jaxrnn.parallel_unroll(Changed(5), params, xs)

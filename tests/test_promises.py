@@ -13,7 +13,7 @@ import jaxrnn
 import jaxrnn.nn
 from jaxrnn.attention import Additive, AttentionDecoder, attend
 from jaxrnn.cells.adapted import as_cell
-from jaxrnn.cells.affine import AffineCell
+from jaxrnn.cells.dense import DenseCell
 from jaxrnn.decoding import beam_search, ensemble, forced_score, greedy, sample
 from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
 from jaxrnn.models.seq2seq import Seq2Seq
@@ -109,7 +109,7 @@ class Affine(jaxrnn.MinGRU):
 
 
 @dataclass(frozen=True)
-class Doubling(AffineCell):
+class Doubling(DenseCell):
     def pre_activations(self, params, h_prev, x):
         return 2 * super().pre_activations(params, h_prev, x)
 
@@ -163,9 +163,9 @@ class TestADerivativeBelongsToItsStep:
         assert not cell.has_derivative
 
     def test_what_solves_in_parallel_belongs_to_it_too(self):
-        assert jaxrnn.MinGRU(4).is_affine
-        assert not Affine(4).is_affine
-        with pytest.raises(ValueError, match="needs a cell that is affine"):
+        assert jaxrnn.MinGRU(4).has_linear_step
+        assert not Affine(4).has_linear_step
+        with pytest.raises(ValueError, match="needs a cell that is linear"):
             jaxrnn.parallel_unroll(Affine(4), random_params(Affine(4), "float32"), XS)
 
     @pytest.mark.parametrize("kind", [Untouched, Vouched, jaxrnn.IRNN])

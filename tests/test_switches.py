@@ -58,7 +58,7 @@ def test_cells(row, switch):
         return jnp.sum(jaxrnn.unroll(row.cell, params, xs, backward="bptt", **options)[1] ** 2)
 
     under(switch, jax.jit(jax.grad(loss)), params)
-    if row.cell.is_affine:
+    if row.cell.has_linear_step:
         under(switch, lambda p, x: jaxrnn.parallel_unroll(row.cell, p, x, lengths=LENGTHS)[1], params, xs)
 
 

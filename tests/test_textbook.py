@@ -13,7 +13,7 @@ from jaxrnn.data.text import Vocabulary
 from jaxrnn.decoding.sampling import greedy
 from jaxrnn.models.language_model import LanguageModel, next_token_nats
 from jaxrnn.training.state import init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import truncated_step
 
 
 def test_hello():

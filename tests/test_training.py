@@ -1,4 +1,4 @@
-"""Truncated BPTT."""
+"""Supervised steps, and truncated BPTT."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn.training.state import init_state
-from jaxrnn.training.truncated import truncated_step
+from jaxrnn.training.step import supervised_step, truncated_step
 from tests.table import random_params, relative_error
 
 CELL = jaxrnn.GRU(4)
@@ -101,6 +101,26 @@ def test_same_key_same_run_other_key_other_run():
 
     assert relative_error(run(0), run(0)) == 0
     assert relative_error(run(0), run(1)) > 1e-3
+
+
+def test_a_supervised_step_is_gradient_descent_without_a_carry():
+    """Two steps by hand, each with the key of its number."""
+
+    def mean_loss(params, batch, key):
+        return loss(params, None, batch, key)[0]
+
+    optimizer, key = optax.sgd(0.1), jax.random.key(7)  # the state takes over a key of its own
+    params = random_params(CELL, "float32", IN)
+    state = init_state(jax.tree.map(jnp.copy, params), optimizer, (), jax.random.key(7))
+    step = supervised_step(mean_loss, optimizer)
+    for index, batch in enumerate(chunks(2)):
+        state, metrics = step(state, batch)
+        value, grads = jax.value_and_grad(mean_loss)(params, batch, jax.random.fold_in(key, index))
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        assert relative_error(state.params, params) < 1e-5
+        assert float(metrics.loss) == pytest.approx(float(value), rel=1e-5)
+        assert float(metrics.grad_norm) == pytest.approx(float(optax.tree.norm(grads)), rel=1e-5)
+        assert (state.carry, int(state.step)) == ((), index + 1)
 
 
 def affine_loss(params, carry, chunk, key):

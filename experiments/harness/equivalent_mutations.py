@@ -12,7 +12,7 @@ SEQUENCES = "what takes it takes any iterable, once"
 COMMUTES = "the operation commutes"
 ONE_DEVICE = "it says how a gradient is spread over devices; tests/test_sharding.py has several"
 AT_PADDING = "finite operands of a step at padding change nothing; tests/test_padding.py has others"
-UNREAD = "AffineCell.param_grads reads no residuals"
+UNREAD = "DenseCell.param_grads reads no residuals"
 # (function, part of the line, what the mistake makes of it, why the function stays the same)
 EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ("*.step_bwd", ", carry_before), ", ", d_carry), ", SAME_DTYPES),
@@ -20,17 +20,17 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ("scan.masked_step_bwd", "zeros(d_carry)", "zeros(carry_before)", SAME_SHAPES),
     ("scan.masked_step_bwd", "zeros(d_before)", "zeros(d_after)", SAME_SHAPES),
     ("scan.select", "b.ndim", "a.ndim", SAME_RANK),
-    ("affine.weight_grad", "range(deltas.ndim", "range(inputs.ndim", SAME_RANK),
-    ("affine.weight_grad", "tuple(range(deltas.ndim - 1))", "range(deltas.ndim - 1)", SEQUENCES),
-    ("affine.bias_grad", "tuple(range(deltas.ndim - 1))", "range(deltas.ndim - 1)", SEQUENCES),
+    ("dense.weight_grad", "range(deltas.ndim", "range(inputs.ndim", SAME_RANK),
+    ("dense.weight_grad", "tuple(range(deltas.ndim - 1))", "range(deltas.ndim - 1)", SEQUENCES),
+    ("dense.bias_grad", "tuple(range(deltas.ndim - 1))", "range(deltas.ndim - 1)", SEQUENCES),
     (
-        "affine.cast",
+        "dense.cast",
         "tuple((array.astype(dtype) for array in arrays))",
         "(array.astype(dtype) for array in arrays)",
         SEQUENCES,
     ),
     *(
-        ("affine.weight_grad", "like_weight(weight, deltas)", f"like_weight({operands})", ONE_DEVICE)
+        ("dense.weight_grad", "like_weight(weight, deltas)", f"like_weight({operands})", ONE_DEVICE)
         for operands in (
             "deltas, weight",
             "inputs, deltas",
@@ -47,8 +47,8 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ("scan.masked_step", "tuple(residuals)", "residuals", SEQUENCES),
     ("Stack.step_fwd", "tuple(residuals)", "residuals", SEQUENCES),
     ("Stack.step_bwd", "tuple(deltas)", "deltas", SEQUENCES),
-    ("affine.*", "(deltas.dtype, weight.dtype)", "(weight.dtype, deltas.dtype)", COMMUTES),
-    ("affine.*", "(deltas.dtype, bias.dtype)", "(bias.dtype, deltas.dtype)", COMMUTES),
+    ("dense.*", "(deltas.dtype, weight.dtype)", "(weight.dtype, deltas.dtype)", COMMUTES),
+    ("dense.*", "(deltas.dtype, bias.dtype)", "(bias.dtype, deltas.dtype)", COMMUTES),
     ("Zoneout.step_bwd", "keep, d_after", "d_after, keep", COMMUTES),
     *(
         ("*LSTM.param_grads", "carries_before, residuals", f"carries_before, {other}", UNREAD)

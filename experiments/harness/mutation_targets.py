@@ -16,8 +16,8 @@ from jaxtyping import Array
 import jaxrnn
 from experiments.harness.mutants import mutants
 from jaxrnn import bptt, inputs, scan
-from jaxrnn.cells.affine import AffineCell, cast_like
 from jaxrnn.cells.cell import Cell
+from jaxrnn.cells.dense import DenseCell, cast_like
 
 MASKED_STEP = "masked step"
 
@@ -72,7 +72,7 @@ class DemandingCarry(NamedTuple):
     c: Array  # (*batch, n, 2)
 
 
-class Demanding(AffineCell):
+class Demanding(DenseCell):
     """A cell that needs everything the contract gives: no argument can be mistaken unnoticed.
 
     With n_t the noise (1 without), its carry starts at one half, c has a dimension more than h, and δ_t

@@ -19,7 +19,7 @@ from jaxrnn.checks import check_fraction, check_positive
 from jaxrnn.models.language_model import next_token_nats
 from jaxrnn.models.seq2seq import Direction, Seq2Seq, Tied
 from jaxrnn.training.state import TrainState, init_state
-from jaxrnn.training.truncated import StepMetrics, truncated_step
+from jaxrnn.training.step import StepMetrics, truncated_step
 
 CELLS = {"elman": Elman, "lstm": LSTM, "gru": GRU}
 

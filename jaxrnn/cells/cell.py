@@ -58,9 +58,9 @@ class Cell:
         return _belongs_to_step(self, "step_bwd")
 
     @property
-    def is_affine(self) -> bool:
-        """Whether the cell gives ``affine``, which ``parallel_unroll`` needs."""
-        return _belongs_to_step(self, "affine")
+    def has_linear_step(self) -> bool:
+        """Whether the cell gives ``linear_step``, which ``parallel_unroll`` needs."""
+        return _belongs_to_step(self, "linear_step")
 
     @property
     def outputs_h(self) -> bool:
@@ -140,12 +140,12 @@ class Cell:
         """The values of the gates at one step, in (0, 1), each ``(*batch, units)``; empty without gates."""
         return {}
 
-    def affine(self, params: Params, xs: Array) -> tuple[Carry, Carry]:
+    def linear_step(self, params: Params, xs: Array) -> tuple[Carry, Carry]:
         """(a, b) of every step of a cell with S_t = a_t ⊙ S_{t-1} + b_t and y_t = h_t.
 
         ``parallel_unroll`` solves such a cell in parallel over time.
         """
-        raise NotImplementedError(f"{self} is not affine in its carry")
+        raise NotImplementedError(f"{self} is not linear in its carry")
 
     def check(self, params: Params, carry: Carry, x: Any) -> None:
         """Raise ValueError unless params, carry and x fit each other; looks at shapes and dtypes only.

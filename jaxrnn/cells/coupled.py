@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise
-from jaxrnn.cells.lstm import Chrono, LSTMCarry, MemoryCell
+from jaxrnn.cells.dense import DenseCell, cast_like, draw_w_hh, draw_w_ih
+from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry
 
 
 class CoupledParams(NamedTuple):
@@ -21,7 +21,7 @@ class CoupledParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CoupledLSTM(MemoryCell, AffineCell):
+class CoupledLSTM(LSTMBase, DenseCell):
     """The LSTM that writes as much as it forgets: CIFG, "coupled input and forget gate", of Greff et al.
     (2017), "LSTM: a search space odyssey", without peepholes.
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise
+from jaxrnn.cells.dense import DenseCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.checks import check_positive_number, settle
 
 
@@ -46,7 +46,7 @@ _ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
-class Elman(AffineCell):
+class Elman(DenseCell):
     """The simple recurrent network of Elman (1990), "Finding structure in time".
 
     Equations, with act one of tanh, relu, sigmoid::

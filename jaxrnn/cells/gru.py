@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import bias_grad, cast, cast_like, draw_w_hh, draw_w_ih, weight_grad
 from jaxrnn.cells.cell import DType, Noise, SizedCell
+from jaxrnn.cells.dense import bias_grad, cast, cast_like, draw_w_hh, draw_w_ih, weight_grad
 
 Reset = Literal["after", "before"]
 

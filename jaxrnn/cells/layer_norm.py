@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import bias_grad, cast, cast_like, draw_w_hh, draw_w_ih, weight_grad
 from jaxrnn.cells.cell import DType, Noise
-from jaxrnn.cells.lstm import Chrono, LSTMCarry, MemoryCell, lstm_gates
+from jaxrnn.cells.dense import bias_grad, cast, cast_like, draw_w_hh, draw_w_ih, weight_grad
+from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry, lstm_gates
 
 EPSILON = 1e-5  # added to the variance
 
@@ -51,7 +51,7 @@ class LayerNormDeltas(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LayerNormLSTM(MemoryCell):
+class LayerNormLSTM(LSTMBase):
     """The LSTM with layer normalisation of Ba, Kiros & Hinton (2016), "Layer normalization", eqs. 20-22 of
     the appendix.
 

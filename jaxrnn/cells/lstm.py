@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise, SizedCell
+from jaxrnn.cells.dense import DenseCell, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.checks import as_integer, check_number, settle
 from jaxrnn.promotion import default_promotion
 
@@ -63,7 +63,7 @@ def _number_or_chrono(name: str, value: Any) -> float | Chrono:
 
 
 @dataclass(frozen=True)
-class MemoryCell(SizedCell):
+class LSTMBase(SizedCell):
     """What the LSTMs have in common: a forget bias to start from, and a carry of h and c."""
 
     @property
@@ -98,7 +98,7 @@ class MemoryCell(SizedCell):
 
 
 @dataclass(frozen=True)
-class LSTM(MemoryCell, AffineCell):
+class LSTM(LSTMBase, DenseCell):
     """Long short-term memory with a forget gate.
 
     Hochreiter & Schmidhuber (1997), with the forget gate of Gers, Schmidhuber & Cummins (2000);

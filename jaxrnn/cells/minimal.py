@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import bias_grad, cast, cast_like, draw_w_ih, weight_grad
 from jaxrnn.cells.cell import DType, Noise, SizedCell
+from jaxrnn.cells.dense import bias_grad, cast, cast_like, draw_w_ih, weight_grad
 
 
 class MinimalParams(NamedTuple):
@@ -127,7 +127,7 @@ class MinGRU(_MinimalCell):
         delta = jnp.concatenate([delta_z, d_h * z], axis=-1).astype(residuals.dtype)
         return cast_like(MinimalCarry(h=d_h * (1 - z)), carry_before), delta
 
-    def affine(self, params: MinimalParams, xs: Array) -> tuple[MinimalCarry, MinimalCarry]:
+    def linear_step(self, params: MinimalParams, xs: Array) -> tuple[MinimalCarry, MinimalCarry]:
         """The a = 1 − z and b = z ⊙ h̃ of every step, with h_t = a_t ⊙ h_{t-1} + b_t."""
         z, candidate = _gru_gates(self.pre_activations(params, xs))
         return MinimalCarry(h=1 - z), MinimalCarry(h=z * candidate)
@@ -206,7 +206,7 @@ class MinLSTM(_MinimalCell):
         delta = jnp.concatenate([delta_i, delta_f, d_h * i], axis=-1).astype(residuals.dtype)
         return cast_like(MinimalCarry(h=d_h * f), carry_before), delta
 
-    def affine(self, params: MinimalParams, xs: Array) -> tuple[MinimalCarry, MinimalCarry]:
+    def linear_step(self, params: MinimalParams, xs: Array) -> tuple[MinimalCarry, MinimalCarry]:
         """The a = f′ and b = i′ ⊙ h̃ of every step, with h_t = a_t ⊙ h_{t-1} + b_t."""
         i, f, candidate = _lstm_gates(self.pre_activations(params, xs))
         return MinimalCarry(h=f), MinimalCarry(h=i * candidate)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import AffineCell, bias_grad, cast, cast_like, draw_w_hh, draw_w_ih
 from jaxrnn.cells.cell import DType, Noise
-from jaxrnn.cells.lstm import Chrono, LSTMCarry, MemoryCell, lstm_gates
+from jaxrnn.cells.dense import DenseCell, bias_grad, cast, cast_like, draw_w_hh, draw_w_ih
+from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry, lstm_gates
 
 
 class PeepholeParams(NamedTuple):
@@ -24,7 +24,7 @@ class PeepholeParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PeepholeLSTM(MemoryCell, AffineCell):
+class PeepholeLSTM(LSTMBase, DenseCell):
     """The LSTM with peepholes of Gers & Schmidhuber (2000), "Recurrent nets that time and count".
 
     Equations as in Greff et al. (2017), "LSTM: a search space odyssey", whose vanilla LSTM this is; the
@@ -125,7 +125,7 @@ class PeepholeLSTM(MemoryCell, AffineCell):
         residuals: Array,
         deltas: Array,
     ) -> PeepholeParams:
-        """Those of an affine cell, and Σ δ_i ⊙ c_{t-1}, Σ δ_f ⊙ c_{t-1}, Σ δ_o ⊙ c_t."""
+        """Those of ``DenseCell``, and Σ δ_i ⊙ c_{t-1}, Σ δ_f ⊙ c_{t-1}, Σ δ_o ⊙ c_t."""
         i, f, g, _ = lstm_gates(residuals)
         c_prev = carries_before.c
         c = f * c_prev + i * g

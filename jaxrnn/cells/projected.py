@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import AffineCell, cast_like, draw_w_hh, draw_w_ih, weight_grad
 from jaxrnn.cells.cell import DType, Noise
-from jaxrnn.cells.lstm import Chrono, LSTMCarry, MemoryCell, lstm_gates
+from jaxrnn.cells.dense import DenseCell, cast_like, draw_w_hh, draw_w_ih, weight_grad
+from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry, lstm_gates
 from jaxrnn.checks import check_positive, settle
 
 
@@ -30,7 +30,7 @@ class ProjectedDeltas(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ProjectedLSTM(MemoryCell, AffineCell):
+class ProjectedLSTM(LSTMBase, DenseCell):
     """The LSTM with a recurrent projection layer of Sak, Senior & Beaufays (2014), "Long short-term memory
     recurrent neural network architectures for large scale acoustic modeling", without peepholes and
     without their second, non-recurrent projection, as torch's ``proj_size``.
@@ -138,7 +138,7 @@ class ProjectedLSTM(MemoryCell, AffineCell):
         residuals: Array,
         deltas: ProjectedDeltas,
     ) -> ProjectedParams:
-        """Those of an affine cell, and Σ m_tᵀ ∂h."""
+        """Those of ``DenseCell``, and Σ m_tᵀ ∂h."""
         i, f, g, o = lstm_gates(residuals)
         m = o * jnp.tanh(f * carries_before.c + i * g)
         grads = super().param_grads(params, xs, carries_before, residuals, deltas.z)

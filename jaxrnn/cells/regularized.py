@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from jaxrnn.cells.affine import cast_like
 from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
+from jaxrnn.cells.dense import cast_like
 from jaxrnn.cells.wrapped import WrappedCell
 from jaxrnn.checks import check_fraction, check_shapes, settle
 from jaxrnn.promotion import default_promotion

@@ -1,1 +1,1 @@
-"""The train state, truncated back-propagation through time, and checkpoints."""
+"""The train state, training steps, and checkpoints."""

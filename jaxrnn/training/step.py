@@ -1,4 +1,4 @@
-"""Truncated back-propagation through time."""
+"""Training steps: supervised, and truncated back-propagation through time."""
 
 import re
 from collections.abc import Callable
@@ -14,10 +14,41 @@ from jaxrnn.training.state import TrainState
 
 
 class StepMetrics(NamedTuple):
-    """What one training step measured."""
+    """Loss and gradient norm of one training step."""
 
     loss: Float[Array, ""]  # before the update
     grad_norm: Float[Array, ""]  # global norm, before clipping
+
+
+def supervised_step(
+    loss: Callable[[Any, Any, Array], Array],
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
+) -> Callable[[TrainState, Any], tuple[TrainState, StepMetrics]]:
+    """One step of gradient descent on batches that have nothing to do with each other.
+
+    Args:
+      loss: (params, batch, key) → mean loss.
+      optimizer: any Optax transformation, as in ``truncated_step``.
+
+    Returns:
+      (state, batch) → (state, metrics), jitted; the old state's buffers are donated. ``state.carry`` is
+      () and stays so.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxrnn.training.state import init_state
+    >>> def loss(params, batch, key):
+    ...     return jnp.mean((params * batch) ** 2)
+    >>> optimizer = optax.sgd(0.1)
+    >>> state = init_state(jnp.ones(()), optimizer, (), jax.random.key(0))
+    >>> state, metrics = supervised_step(loss, optimizer)(state, jnp.ones(3))
+    >>> print(f"{metrics.loss:.1f} {state.params:.1f} {state.carry}")
+    1.0 0.8 ()
+    """
+
+    def without_carry(params: Any, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
+        return loss(params, batch, key), carry
+
+    return truncated_step(without_carry, optimizer)
 
 
 def truncated_step(

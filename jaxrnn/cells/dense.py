@@ -1,4 +1,4 @@
-"""Cells whose pre-activations are one affine map of input and hidden state, and its pieces."""
+"""Cells whose pre-activations are one dense layer of input and hidden state, and its pieces."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from jaxrnn.sharding import like_weight
 
 
 @dataclass(frozen=True)
-class AffineCell(SizedCell):
+class DenseCell(SizedCell):
     """A cell with z_t = x_t W_ih + h_{t-1} W_hh + b, whose δ_t = ∂L/∂z_t is one array.
 
     Gives the explicit derivatives, which follow from that equation alone::
