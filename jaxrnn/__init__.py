@@ -13,7 +13,8 @@ from jaxrnn.cells.projected import ProjectedLSTM, ProjectedParams
 from jaxrnn.cells.regularized import VariationalDropout, Zoneout
 from jaxrnn.cells.residual import Residual
 from jaxrnn.cells.stack import Stack
-from jaxrnn.recurrence import bidirectional, parallel_unroll, unroll
+from jaxrnn.parallel import parallel_unroll
+from jaxrnn.recurrence import bidirectional, unroll
 
 __all__ = [
     "GRU",

@@ -13,8 +13,7 @@ from jaxtyping import Array, Bool, Inexact, Int, Key
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 from jaxrnn.cells.dense import cast_like
-from jaxrnn.checks import check_positive, check_shapes, settle
-from jaxrnn.inputs import checked_lengths
+from jaxrnn.checks import check_positive, check_shapes, checked_lengths, settle
 from jaxrnn.promotion import default_promotion
 
 

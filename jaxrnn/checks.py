@@ -1,5 +1,6 @@
 """Checks of what users hand in: each raises a ValueError that says what was expected and what came."""
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -130,3 +131,29 @@ def check_shapes(what: str, expected: Any, actual: Any) -> None:
         floating = jnp.issubdtype(jnp.result_type(got), jnp.inexact)
         if jnp.issubdtype(want.dtype, jnp.inexact) and not floating:
             raise ValueError(f"{what}: leaf {name} should be floating-point, got {jnp.result_type(got)}")
+
+
+def checked_lengths(lengths: Any, time: int, batch_shape: tuple[int, ...], of: str = "xs") -> Array:
+    """Lengths as an array; ValueError unless they are integers in [0, time], one per sequence."""
+    if not isinstance(lengths, jax.core.Tracer):
+        concrete = np.asarray(lengths)
+        if concrete.dtype.kind in "iu" and concrete.size:
+            low, high = int(concrete.min()), int(concrete.max())
+            if low < 0 or high > time:
+                raise ValueError(
+                    f"lengths must lie in [0, {time}] (the time axis of {of}), "
+                    f"got values from {low} to {high}"
+                )
+    lengths = on_device(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    if lengths.shape != batch_shape:
+        raise ValueError(f"lengths must have the batch shape of {of} {batch_shape}, got {lengths.shape}")
+    # Clipped in their own type, which may be wider; a narrower one need not reach the time.
+    most = min(time, jnp.iinfo(lengths.dtype).max)
+    return _clipped(lengths, most)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _clipped(lengths: Array, most: int) -> Array:
+    return jnp.clip(lengths, 0, most).astype(jnp.int32)

@@ -12,10 +12,9 @@ from jaxtyping import Array, Bool, Inexact, Int
 from jaxrnn.bptt import scan_bptt
 from jaxrnn.caching import by_value
 from jaxrnn.cells.adapted import as_cell
-from jaxrnn.cells.cell import Carry, Cell, Noise, Params, overridden
-from jaxrnn.checks import check_count, check_positive
-from jaxrnn.inputs import checked, prepare
-from jaxrnn.scan import Inputs, associative_steps, scan_steps
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params, expected_carry, overridden
+from jaxrnn.checks import check_count, check_positive, checked_lengths, on_device
+from jaxrnn.scan import Inputs, prepare, scan_steps
 
 Backward = Literal["autodiff", "bptt"]
 
@@ -76,7 +75,7 @@ def unroll(
     ((5, 2, 4), True)
     """
     cell = as_cell(cell)
-    xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, noise)
+    xs, lengths, resets = checked_arguments(cell, params, xs, carry, lengths, resets, noise)
     if backward not in get_args(Backward):
         raise ValueError(f'backward must be "autodiff" or "bptt", got {backward!r}')
     if backward == "bptt" and not cell.has_derivative:
@@ -152,71 +151,6 @@ def bidirectional(
     return (forward_carry, backward_carry), jnp.concatenate([forward_ys, backward_ys], axis=-1)
 
 
-def parallel_unroll(
-    cell: Cell,
-    params: Params,
-    xs: Inexact[ArrayLike, "time *batch in_features"],
-    carry: Carry | None = None,
-    *,
-    lengths: Int[ArrayLike, "*batch"] | None = None,
-    resets: Bool[ArrayLike, "time *batch"] | None = None,
-    reverse: bool = False,
-) -> tuple[Carry, Inexact[Array, "time *batch out_features"]]:
-    """``unroll`` of a cell that is linear in its carry, in parallel over time.
-
-    The steps S_t = a_t ⊙ S_{t-1} + b_t compose to one of the same form, so that a parallel prefix sum
-    (Blelloch 1990, "Prefix sums and their applications") takes about 2·log₂(time) dependent operations
-    instead of time::
-
-        (a, b) ∘ (a′, b′) = (a′ a, a′ b + b′)        S_t = A_t ⊙ S_0 + B_t
-
-    Equal to ``unroll`` but for rounding; nothing is divided, so that saturated gates do no harm.
-
-    Args:
-      cell: a cell with ``linear_step``: ``MinGRU``, ``MinLSTM``.
-      params: its parameters; these and all others as in ``unroll``.
-      xs: inputs.
-      carry: carry before the first step.
-      lengths: steps of each sequence.
-      resets: True at the first position of a segment.
-      reverse: run from step length−1 down to 0.
-
-    Returns:
-      the carry after the last step, and ys ``(time, *batch, out_features)``.
-
-    Raises:
-      ValueError: as ``unroll``, and for a cell that is not linear in its carry.
-
-    >>> from jaxrnn import MinGRU
-    >>> cell = MinGRU(hidden_size=4)
-    >>> params = cell.init(jax.random.key(0), in_features=3)
-    >>> xs = jax.random.normal(jax.random.key(1), (100, 2, 3))
-    >>> _, ys = parallel_unroll(cell, params, xs)
-    >>> bool(jnp.allclose(ys, unroll(cell, params, xs)[1], atol=1e-5))
-    True
-    """
-    cell = as_cell(cell)
-    if not cell.has_linear_step:
-        raise ValueError(f"parallel_unroll needs a cell that is linear in its carry, got {cell}")
-    xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, None)
-    return _parallel_unroll(cell, params, xs, carry, lengths, resets, reverse=reverse)
-
-
-@functools.partial(by_value, static_argnames=("cell", "reverse"))
-def _parallel_unroll(
-    cell: Cell,
-    params: Params,
-    xs: Array,
-    carry: Carry | None,
-    lengths: Array | None,
-    resets: Array | None,
-    *,
-    reverse: bool,
-) -> tuple[Carry, Array]:
-    params, starts, carry, inputs = prepare(cell, params, xs, carry, lengths, resets, None, reverse=reverse)
-    return associative_steps(cell, params, starts.initial, carry, inputs, reverse=reverse)
-
-
 @functools.partial(by_value, static_argnames=("cell", "reverse", "backward", "remat", "scan_unroll"))
 def _unroll(
     cell: Cell,
@@ -277,3 +211,49 @@ def _in_chunks(
 
     carry, ys = jax.lax.scan(body, carry, jax.tree.map(split, inputs), reverse=reverse)
     return carry, ys.reshape(-1, *ys.shape[2:])
+
+
+def checked_arguments(
+    cell: Cell,
+    params: Params,
+    xs: Any,
+    carry: Carry | None,
+    lengths: Any,
+    resets: Any,
+    noise: Noise,
+) -> tuple[Array, Array | None, Array | None]:
+    """xs, lengths and resets as arrays; ValueError unless everything fits together."""
+    xs = on_device(xs)
+    lengths = None if lengths is None else checked_lengths(lengths, xs.shape[0], xs.shape[1:-1])
+    resets = None if resets is None else on_device(resets)
+    _check(cell, params, xs, carry, lengths, resets, noise)
+    return xs, lengths, resets
+
+
+def _check(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    lengths: Array | None,
+    resets: Array | None,
+    noise: Noise,
+) -> None:
+    """Raise ValueError unless the arrays of an unroll fit each other."""
+    if not jnp.issubdtype(xs.dtype, jnp.inexact):
+        raise ValueError(f"xs must be floating-point, got {xs.dtype}")
+    if xs.ndim < 2:
+        raise ValueError(f"xs must be (time, *batch, in_features), of rank 2 or more, got shape {xs.shape}")
+    time, *batch_shape, in_features = xs.shape
+    one_step = jax.ShapeDtypeStruct((*batch_shape, in_features), xs.dtype)
+    if carry is None:
+        carry = expected_carry(cell, tuple(batch_shape))
+    cell.check(params, carry, one_step)
+    if resets is not None and (resets.dtype != bool or resets.shape != (time, *batch_shape)):
+        raise ValueError(
+            f"resets must be bool of shape {(time, *batch_shape)}, "
+            f"got {resets.dtype} of shape {resets.shape}"
+        )
+    for leaf in jax.tree.leaves(noise):
+        if leaf.ndim < 1 or leaf.shape[0] != time:
+            raise ValueError(f"every leaf of noise must lead with time {time}, got shape {leaf.shape}")

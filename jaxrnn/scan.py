@@ -1,4 +1,4 @@
-"""The one masked step, its derivative, and its scan: what padding, resets and noise mean.
+"""The one masked step, its derivative, and its scan: what padding, resets, reverse and noise mean.
 
 Everything that runs through time goes through here, so that no two paths can disagree.
 """
@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool
 
 from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
 from jaxrnn.promotion import default_promotion
+from jaxrnn.sharding import match_varying, shard_batch
 
 
 class Inputs(NamedTuple):
-    """What each step of a scan is given; every leaf leads with time. None stands for "nowhere"."""
+    """Inputs of every step of a scan; every leaf leads with time. None stands for "nowhere"."""
 
     xs: Array  # (time, *batch, in_features); at padding an input that is safe to compute with
     noise: Noise
@@ -24,7 +25,7 @@ class Inputs(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """Carries that a step is given in place of the last one; every leaf leads with batch."""
+    """Carries that replace the last step's; every leaf leads with batch."""
 
     initial: Carry  # at a reset
     padded: Carry  # at padding, where the step is computed in vain; None without padding
@@ -111,43 +112,83 @@ def scan_steps(
     return jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)
 
 
-@default_promotion()
-def associative_steps(
-    cell: Cell, params: Params, initial: Carry, carry: Carry, inputs: Inputs, *, reverse: bool
-) -> tuple[Carry, Array]:
-    """The masked step of a linear cell over all time at once: last carry and outputs.
+def prepare(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    lengths: Array | None,
+    resets: Array | None,
+    noise: Noise,
+    *,
+    reverse: bool,
+) -> tuple[Params, Starts, Carry, Inputs]:
+    """The arguments of a scan from those of ``unroll``: masks, safe padding and the default carry.
 
-    Padding makes a step do nothing (a = 1, b = 0). A reset makes it start from ``initial``, and the first
-    step starts from ``carry``, both by b = a ⊙ start + b, so that S_t = b_t in the end. What lies before a
-    reset is left out of the composition; multiplied by 0 instead, it would let a NaN through.
+    Returns:
+      params, the carries that replace the last step's, the carry before the first step, and the inputs.
     """
-    a, b = cell.linear_step(params, inputs.xs)
-    if not len(inputs.xs):
-        return carry, b.h
-    dtype, resets = b.h.dtype, inputs.resets
-    if inputs.valid is not None:
-        a, b = select(inputs.valid, (a, b), (jax.tree.map(jnp.ones_like, a), zeros(b)))
-    a, b = (jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, carry) for tree in (a, b))
-    if resets is not None:
-        afresh = jax.tree.map(lambda a, b, start: a * start + b, a, b, initial)
-        b = select(resets, afresh, b)
-    first, last = (-1, 0) if reverse else (0, -1)
-    before = carry if resets is None else select(resets[first], zeros(carry), carry)
-    b = jax.tree.map(lambda a, b, start: b.at[first].add(a[first] * start), a, b, before)
+    time, batch_shape = xs.shape[0], xs.shape[1:-1]
+    initial = cell.initial_carry(batch_shape, jnp.result_type(*jax.tree.leaves(params), xs))
+    initial, carry = shard_batch((initial, initial if carry is None else carry), xs, slice(1, -1))
+    initial = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), initial, carry)
+    inputs = Inputs(xs, jax.lax.stop_gradient(noise), None, resets)
+    starts = Starts(initial, None)
+    if lengths is not None:
+        starts = Starts(initial, initial)
+        lengths = jnp.clip(lengths, 0, time)
+        valid = jnp.arange(time).reshape(time, *(1 for _ in batch_shape)) < lengths[None]
+        inputs = inputs._replace(valid=valid, resets=None if resets is None else resets & valid)
+    inputs = inputs._replace(resets=_resets_before_step(inputs.resets, reverse))
+    if lengths is not None and inputs.xs.size:
+        inputs, starts = _with_safe_padding(inputs, starts, carry, lengths, reverse)
+    return match_varying((params, starts, carry, inputs))
 
-    def compose(earlier: tuple, later: tuple) -> tuple:
-        a, b, begins = later
-        if begins is not None:
-            begins = earlier[2] | begins
-            earlier = select(later[2], zeros(earlier), earlier)
-        return (
-            jax.tree.map(jnp.multiply, a, earlier[0]),
-            jax.tree.map(lambda a, b, c: a * b + c, a, earlier[1], b),
-            begins,
-        )
 
-    _, carries, _ = jax.lax.associative_scan(compose, (a, b, resets), reverse=reverse)
-    ys = carries.h.astype(dtype)
-    if inputs.valid is not None:
-        ys = select(inputs.valid, ys, zeros(ys))
-    return jax.tree.map(lambda leaf: leaf[last], carries), ys
+def _with_safe_padding(
+    inputs: Inputs, starts: Starts, carry: Carry, lengths: Array, reverse: bool
+) -> tuple[Inputs, Starts]:
+    """Inputs and carries under which steps at padding repeat the first step of a longest sequence.
+
+    So a step that is finite, and has a finite derivative, where it counts is so at padding too. Zeros would
+    not do for log x or x / ‖x‖, nor the lane's own carry, which may be NaN where the length is 0.
+    """
+    valid: Any = inputs.valid
+    batch_axes = tuple(range(lengths.ndim))
+    longest, lanes = jnp.max(lengths), jnp.arange(lengths.size).reshape(lengths.shape)
+    lane = jnp.min(jnp.where(lengths == longest, lanes, lengths.size))
+    first = jnp.maximum(longest - 1, 0) if reverse else 0
+
+    def of_lane(leaf: Array, otherwise: Any) -> Array:
+        """The lane's entry of ``leaf (*batch, ...)`` in every lane; only numbers can be NaN."""
+        if not jnp.issubdtype(leaf.dtype, jnp.number):
+            return otherwise
+        chosen = select(lanes == lane, leaf, jnp.zeros_like(leaf))
+        chosen = jnp.sum(chosen, axis=batch_axes, keepdims=True, dtype=leaf.dtype)
+        return jax.lax.stop_gradient(jnp.where(longest > 0, chosen, otherwise))
+
+    def fill(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        at_first = jax.lax.dynamic_index_in_dim(leaf, first, keepdims=False)
+        if leaf.shape[: lengths.ndim + 1] != valid.shape:  # noise that the sequences share
+            return select(jnp.arange(len(leaf)) < longest, leaf, jax.lax.stop_gradient(at_first)[None])
+        # Where no sequence has a step: neither 0 nor 1, and not all alike.
+        spread = jnp.linspace(0.25, 0.75, at_first.shape[-1] if at_first.ndim else 1, dtype=leaf.dtype)
+        return select(valid, leaf, of_lane(at_first, jnp.broadcast_to(spread, at_first.shape))[None])
+
+    start = carry
+    if inputs.resets is not None:
+        at_first = jax.lax.dynamic_index_in_dim(inputs.resets, first, keepdims=False)
+        start = select(at_first, starts.initial, carry)
+    xs, noise = jax.tree.map(fill, (inputs.xs, inputs.noise))
+    padded = jax.tree.map(of_lane, start, starts.initial)
+    return inputs._replace(xs=xs, noise=noise), starts._replace(padded=padded)
+
+
+def _resets_before_step(resets: Array | None, reverse: bool) -> Array | None:
+    """True where the carry is put back before a step, from True where a segment begins."""
+    if resets is None or not reverse:
+        return resets
+    # Backward in time, the edge between t-1 and t is crossed on the way to step t-1.
+    return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])

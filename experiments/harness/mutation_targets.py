@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 import jaxrnn
 from experiments.harness.mutants import mutants
-from jaxrnn import bptt, inputs, scan
+from jaxrnn import bptt, scan
 from jaxrnn.cells.cell import Cell
 from jaxrnn.cells.dense import DenseCell, cast_like
 
@@ -259,6 +259,6 @@ def masked_step_targets() -> list[Target]:
         scan.masked_step,
         scan.masked_step_bwd,
         bptt._backward,
-        inputs._resets_before_step,
+        scan._resets_before_step,
     ]
     return [_module_target(sys.modules[f.__module__], f.__name__) for f in functions]

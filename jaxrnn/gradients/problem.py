@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
 from jaxrnn.checks import check_shapes
-from jaxrnn.inputs import checked, prepare
-from jaxrnn.scan import Inputs, Starts, masked_step, zeros
+from jaxrnn.recurrence import checked_arguments
+from jaxrnn.scan import Inputs, Starts, masked_step, prepare, zeros
 
 MEMORY_LIMIT = 4 * 2**30  # bytes
 
@@ -43,7 +43,7 @@ def make_problem(
     """Check and prepare a problem; ValueError if something does not fit, or the loss has no term."""
     if d_ys is None and d_carry is None:
         raise ValueError("the loss is empty: give its gradient d_ys, d_carry or both")
-    xs, lengths, resets = checked(cell, params, xs, carry, lengths, resets, noise)
+    xs, lengths, resets = checked_arguments(cell, params, xs, carry, lengths, resets, noise)
     carry = None if carry is None else jax.tree.map(jnp.asarray, carry)
     _, starts, carry, inputs = prepare(cell, params, xs, carry, lengths, resets, noise, reverse=reverse)
     first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
