@@ -1,5 +1,8 @@
 """Recurrent networks in JAX whose gradients can be trusted."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxrnn.cells.cell import Cell
 from jaxrnn.cells.coupled import CoupledLSTM, CoupledParams
 from jaxrnn.cells.elman import IRNN, Elman, ElmanCarry, ElmanParams
@@ -15,6 +18,11 @@ from jaxrnn.cells.residual import Residual
 from jaxrnn.cells.stack import Stack
 from jaxrnn.parallel import parallel_unroll
 from jaxrnn.recurrence import bidirectional, unroll
+
+if TYPE_CHECKING:
+    from jaxrnn import data, decoding, gradients, models, nn, training
+
+__version__ = "0.1.0"
 
 __all__ = [
     "GRU",
@@ -49,6 +57,23 @@ __all__ = [
     "VariationalDropout",
     "Zoneout",
     "bidirectional",
+    "data",
+    "decoding",
+    "gradients",
+    "models",
+    "nn",
     "parallel_unroll",
+    "training",
     "unroll",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A submodule, imported when first asked for: Flax, Optax and Orbax take longer than all the rest."""
+    if name in __all__:
+        return importlib.import_module(f"jaxrnn.{name}")
+    raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -247,6 +247,7 @@ class AttentionDecoder(Cell):
 
     cell: Cell
     attention: Attention
+    _: KW_ONLY
     memory_features: int
     size: int
     input_feeding: bool = True

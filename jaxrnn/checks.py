@@ -1,6 +1,7 @@
 """Checks of what users hand in: each raises a ValueError that says what was expected and what came."""
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,42 @@ def settle(owner: Any, check: Callable[[str, Any], Any], *names: str) -> None:
     """
     for name in names:
         object.__setattr__(owner, name, check(name, getattr(owner, name)))
+
+
+def check_by_name(kind: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Raise TypeError, with the call that was meant, unless the options of a class are given by name."""
+    name, (positional, by_name) = kind.__name__, _parameters(kind)
+    if kind.__init__ is object.__init__ and options:  # beside a __new__, it takes anything
+        raise TypeError(f"{name} has no option {next(iter(options))}")
+    if positional is None or len(args) <= len(positional):
+        return
+    first, rest = args[: len(positional)], args[len(positional) :]
+    are_sizes = positional == ["hidden_size"] and all(as_integer(size) is not None for size in args)
+    if are_sizes and inspect.Parameter.empty not in by_name.values():
+        right = f"{name}({args[1]!r}), and in_features={args[0]!r} to init"
+    else:
+        meant = [f"{option}={arg!r}" for option, arg in zip(by_name, rest, strict=False)]
+        right = f"{name}({', '.join([*(map(repr, first) if by_name else positional), *meant])})"
+        right += ", and in_features to init" if are_sizes else ""
+    raise TypeError(
+        f"{name} takes {' and '.join(positional) or 'nothing'} alone by position, "
+        f"got {name}({', '.join(map(repr, args))}): write {right}"
+    )
+
+
+@functools.cache
+def _parameters(kind: Any) -> tuple[list[str] | None, dict[str, Any]]:
+    """Names of a class's positional arguments (None for any number), and its options with their defaults:
+    first those without a default, last the dtype.
+    """
+    if kind.__init__ is object.__init__:
+        return [], {}
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    by_name = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    by_name.sort(key=lambda p: (p.default is not p.empty, p.name == "dtype"))
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return None if any_number else positional, {p.name: p.default for p in by_name}
 
 
 def as_number(value: Any) -> float | None:

@@ -134,7 +134,7 @@ def test_irnn_starts_as_an_elman_that_keeps_its_state():
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
 def test_largest_slope_is_that_of_the_activation(activation, float64):
-    cell = jaxrnn.Elman(1, activation)
+    cell = jaxrnn.Elman(1, activation=activation)
     params = jaxrnn.ElmanParams(w_ih=jnp.ones((1, 1)), w_hh=jnp.zeros((1, 1)), b=jnp.zeros(1))
 
     def act(z):
@@ -147,7 +147,7 @@ def test_largest_slope_is_that_of_the_activation(activation, float64):
 
 @pytest.mark.slow
 def test_projections_start_orthonormal():
-    params = jaxrnn.ProjectedLSTM(6, 4).init(jax.random.key(0), 3)
+    params = jaxrnn.ProjectedLSTM(6, projection_size=4).init(jax.random.key(0), 3)
     np.testing.assert_allclose(params.w_hr.T @ params.w_hr, np.eye(4), atol=1e-6)
     for gate in jnp.split(params.w_hh, 4, axis=1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(4), atol=1e-6)
@@ -156,11 +156,17 @@ def test_projections_start_orthonormal():
 @pytest.mark.slow
 def test_the_forget_bias_is_that_of_the_forget_gate_in_every_lstm():
     key = jax.random.key(0)
-    cells = [jaxrnn.PeepholeLSTM(6, 2.0), jaxrnn.LayerNormLSTM(6, 2.0), jaxrnn.ProjectedLSTM(6, 4, 2.0)]
+    cells = [
+        jaxrnn.PeepholeLSTM(6, forget_bias=2.0),
+        jaxrnn.LayerNormLSTM(6, forget_bias=2.0),
+        jaxrnn.ProjectedLSTM(6, projection_size=4, forget_bias=2.0),
+    ]
     for cell in cells:
         np.testing.assert_array_equal(cell.init(key, 3).b, np.repeat([0, 2, 0, 0], 6))
-    np.testing.assert_array_equal(jaxrnn.CoupledLSTM(6, 2.0).init(key, 3).b, np.repeat([2, 0, 0], 6))
-    b = jaxrnn.CoupledLSTM(1000, jaxrnn.Chrono(100)).init(key, 3).b
+    np.testing.assert_array_equal(
+        jaxrnn.CoupledLSTM(6, forget_bias=2.0).init(key, 3).b, np.repeat([2, 0, 0], 6)
+    )
+    b = jaxrnn.CoupledLSTM(1000, forget_bias=jaxrnn.Chrono(100)).init(key, 3).b
     assert 97 < float(jnp.exp(b[:1000]).max()) <= 99
     np.testing.assert_array_equal(b[1000:], 0)
 
@@ -218,7 +224,10 @@ GATES = [
     (jaxrnn.PeepholeLSTM(5), peephole_gates),
     (jaxrnn.CoupledLSTM(5), coupled_gates),
     (jaxrnn.LayerNormLSTM(5), layer_norm_gates),
-    (jaxrnn.ProjectedLSTM(5, 4), lambda p, h, c, x, _: lstm_gates(x @ p.w_ih + h @ p.w_hh + p.b)),
+    (
+        jaxrnn.ProjectedLSTM(5, projection_size=4),
+        lambda p, h, c, x, _: lstm_gates(x @ p.w_ih + h @ p.w_hh + p.b),
+    ),
     (jaxrnn.GRU(5), gru_gates),
     (jaxrnn.MGU(5), lambda p, h, c, x, _: {"f": np.split(x @ p.w_ih + h @ p.w_hh + p.b, 2)[0]}),
 ]
@@ -255,7 +264,7 @@ class TestBadInput:
             with pytest.raises(ValueError, match=f"scale must be a positive number, got {scale!r}"):
                 jaxrnn.IRNN(3, scale=scale)
         with pytest.raises(ValueError, match="projection_size must be a positive integer, got 0"):
-            jaxrnn.ProjectedLSTM(3, 0)
+            jaxrnn.ProjectedLSTM(3, projection_size=0)
         for make in (jaxrnn.LSTM, jaxrnn.PeepholeLSTM, jaxrnn.CoupledLSTM, jaxrnn.LayerNormLSTM):
             with pytest.raises(ValueError, match=r"forget_bias must be a number or .* got 'one'"):
                 make(3, forget_bias="one")

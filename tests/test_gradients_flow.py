@@ -91,7 +91,7 @@ def test_the_first_norm_is_that_of_the_gradient_of_unroll(float64):
 @pytest.mark.slow
 def test_the_bound_holds(activation, reverse, float64):
     """(γλ)^k with vanishing weights, to the power of real steps: padding adds none."""
-    cell = jaxrnn.Elman(3, activation)
+    cell = jaxrnn.Elman(3, activation=activation)
     params, xs, carry, lengths, resets = problem(cell, float64)
     params = params._replace(w_hh=0.4 * params.w_hh)
     measured = flow(cell, params, xs, carry, d_carry=carry, lengths=lengths, resets=resets, reverse=reverse)

@@ -16,7 +16,7 @@ from jaxrnn.training.step import truncated_step
 from tests.table import random_like, relative_error
 
 VOCABULARY, TIME, BATCH = 6, 5, 3
-CELLS = [jaxrnn.LSTM(4), jaxrnn.GRU(3), jaxrnn.Stack([jaxrnn.Elman(5), jaxrnn.GRU(4, "before")])]
+CELLS = [jaxrnn.LSTM(4), jaxrnn.GRU(3), jaxrnn.Stack([jaxrnn.Elman(5), jaxrnn.GRU(4, reset="before")])]
 
 
 def tokens(shape=(TIME, BATCH), seed=0):
@@ -84,7 +84,7 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 0.1
     # At the output dropout is linear: with the input kept, the logits' mean over keys is the plain one.
-    linear = dataclasses.replace(model, cells=[jaxrnn.Elman(400, "relu")])
+    linear = dataclasses.replace(model, cells=[jaxrnn.Elman(400, activation="relu")])
     zero_input = params._replace(embedding=params.embedding * 0)
     _, expected = linear.apply(zero_input, tokens()[:1])
     draws = jax.vmap(lambda key: linear.apply(zero_input, tokens()[:1], key=key)[1])(

@@ -253,7 +253,10 @@ class TestWithoutNoise:
 
     @pytest.mark.parametrize(
         "cell",
-        [jaxrnn.Zoneout(LSTM, 0.0, 0.0), jaxrnn.VariationalDropout(LSTM, 0.0, 0.0)],
+        [
+            jaxrnn.Zoneout(LSTM, rate_h=0.0, rate_c=0.0),
+            jaxrnn.VariationalDropout(LSTM, rate_h=0.0, rate_y=0.0),
+        ],
         ids=["zoneout", "variational-dropout"],
     )
     def test_a_rate_of_zero_gives_the_plain_cell_exactly(self, cell):

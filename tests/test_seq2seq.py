@@ -228,7 +228,9 @@ def test_teacher_forced_scores_equal_forced_score(model, dtype):
 @pytest.mark.slow
 def test_gradients_of_the_attention_decoder(attention, features, input_feeding, float64):
     """By weights, memory, inputs and first carry, with ragged targets and sources, one of each empty."""
-    cell = AttentionDecoder(Stack([GRU(3), LSTM(4)]), attention, features, 2, input_feeding)
+    cell = AttentionDecoder(
+        Stack([GRU(3), LSTM(4)]), attention, memory_features=features, size=2, input_feeding=input_feeding
+    )
     weights = random_like(jax.eval_shape(lambda: cell.init(jax.random.key(0), 3, float64)), 0)
     carry = random_like(jax.eval_shape(lambda: cell.initial_carry((3,), float64)), 1)
     random = np.random.default_rng(2)

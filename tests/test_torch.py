@@ -18,13 +18,13 @@ LENGTHS = np.array([9, 7, 4, 1])  # torch cannot pack a length of 0
 PEERS = {
     "elman-tanh": (jaxrnn.Elman(HIDDEN), lambda *a, **k: torch.nn.RNN(*a, nonlinearity="tanh", **k)),
     "elman-relu": (
-        jaxrnn.Elman(HIDDEN, "relu"),
+        jaxrnn.Elman(HIDDEN, activation="relu"),
         lambda *a, **k: torch.nn.RNN(*a, nonlinearity="relu", **k),
     ),
     "lstm": (jaxrnn.LSTM(HIDDEN), torch.nn.LSTM),
     "gru": (jaxrnn.GRU(HIDDEN), torch.nn.GRU),
     "projected": (
-        jaxrnn.ProjectedLSTM(HIDDEN, PROJECTION),
+        jaxrnn.ProjectedLSTM(HIDDEN, projection_size=PROJECTION),
         lambda *a, **k: torch.nn.LSTM(*a, proj_size=PROJECTION, **k),
     ),
 }

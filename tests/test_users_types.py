@@ -89,7 +89,7 @@ class TestAnyObjectIsACell:
                 lambda c: jaxrnn.unroll(c, {}, XS),
                 lambda c: jaxrnn.Stack([c]),
                 lambda c: jaxrnn.Residual(c),
-                lambda c: AttentionDecoder(c, Additive(2), 3, 3),
+                lambda c: AttentionDecoder(c, Additive(2), memory_features=3, size=3),
                 lambda c: ScheduledSampling(c, 3),
                 lambda c: LanguageModel(5, [c]),
                 lambda c: Seq2Seq(5, 5, [c]),
@@ -124,10 +124,10 @@ class TestTypesThatUsersHave:
     def test_numbers(self, number):
         half, two = number(0.5), number(2)
         assert jaxrnn.LSTM(4, forget_bias=two) == jaxrnn.LSTM(4, forget_bias=2.0)
-        assert hash(jaxrnn.Zoneout(jaxrnn.LSTM(4), half, half)) == hash(
-            jaxrnn.Zoneout(jaxrnn.LSTM(4), 0.5, 0.5)
+        assert hash(jaxrnn.Zoneout(jaxrnn.LSTM(4), rate_h=half, rate_c=half)) == hash(
+            jaxrnn.Zoneout(jaxrnn.LSTM(4), rate_h=0.5, rate_c=0.5)
         )
-        assert jaxrnn.VariationalDropout(jaxrnn.LSTM(4), half, half).rate_y == 0.5
+        assert jaxrnn.VariationalDropout(jaxrnn.LSTM(4), rate_h=half, rate_y=half).rate_y == 0.5
         assert jaxrnn.IRNN(4, scale=half) == jaxrnn.IRNN(4, scale=0.5)
         assert LanguageModel(5, [jaxrnn.GRU(4)], dropout=half) == LanguageModel(
             5, [jaxrnn.GRU(4)], dropout=0.5
@@ -144,7 +144,8 @@ class TestTypesThatUsersHave:
     @pytest.mark.parametrize("size", [np.int64(4), np.int32(4), jnp.int32(4)])
     def test_sizes(self, size):
         assert jaxrnn.LSTM(size) == jaxrnn.LSTM(4)
-        assert jaxrnn.ProjectedLSTM(size, size) == jaxrnn.ProjectedLSTM(4, 4)
+        projected = jaxrnn.ProjectedLSTM(size, projection_size=size)
+        assert projected == jaxrnn.ProjectedLSTM(4, projection_size=4)
         assert jaxrnn.Chrono(size) == jaxrnn.Chrono(4)
         assert LanguageModel(size, [jaxrnn.GRU(4)]) == LanguageModel(4, [jaxrnn.GRU(4)])
 

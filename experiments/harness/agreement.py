@@ -28,8 +28,8 @@ LENGTHS = np.array([TIME, 0, 4])
 
 CELLS: dict[str, Cell] = {
     "Elman tanh": jaxrnn.Elman(UNITS),
-    "Elman relu": jaxrnn.Elman(UNITS, "relu"),
-    "Elman sigmoid": jaxrnn.Elman(UNITS, "sigmoid"),
+    "Elman relu": jaxrnn.Elman(UNITS, activation="relu"),
+    "Elman sigmoid": jaxrnn.Elman(UNITS, activation="sigmoid"),
     "IRNN": jaxrnn.IRNN(UNITS + 1),  # else the very numbers of Elman relu
     "LSTM": jaxrnn.LSTM(UNITS),
     "PeepholeLSTM": jaxrnn.PeepholeLSTM(UNITS),

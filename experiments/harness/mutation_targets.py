@@ -133,7 +133,7 @@ SUBJECTS: dict[str, list[Callable[[int], Cell]]] = {
     "PeepholeLSTM": [jaxrnn.PeepholeLSTM],
     "CoupledLSTM": [jaxrnn.CoupledLSTM],
     "LayerNormLSTM": [jaxrnn.LayerNormLSTM],
-    "ProjectedLSTM": [lambda n: jaxrnn.ProjectedLSTM(n, 6 - n)],
+    "ProjectedLSTM": [lambda n: jaxrnn.ProjectedLSTM(n, projection_size=6 - n)],
     "GRU": [jaxrnn.GRU, functools.partial(jaxrnn.GRU, reset="before")],
     "MGU": [jaxrnn.MGU],
     "MinGRU": [jaxrnn.MinGRU],

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Inexact, Key
 
 from jaxrnn.caching import is_value
-from jaxrnn.checks import check_positive, check_shapes, settle
+from jaxrnn.checks import check_by_name, check_positive, check_shapes, settle
 from jaxrnn.promotion import default_promotion
 
 # What names a dtype, as NumPy and JAX take it.
@@ -45,7 +45,14 @@ class Cell:
 
     Cells know nothing of time, padding or layers, and take any number of batch dimensions. ``step``
     also accepts complex input, so that derivatives can be taken by complex step.
+
+    A size, or the cell that is wrapped, goes by position, and every option by name.
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:
+        """Refuse options by position, naming the right call."""
+        check_by_name(cls, args, options)
+        return super().__new__(cls)
 
     @property
     def out_features(self) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.cell import DType, Noise
 from jaxrnn.cells.dense import DenseCell, cast_like, draw_w_hh, draw_w_ih
-from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry
+from jaxrnn.cells.lstm import LSTMBase, LSTMCarry
 
 
 class CoupledParams(NamedTuple):
@@ -56,8 +56,6 @@ class CoupledLSTM(LSTMBase, DenseCell):
     >>> y.shape, carry.c.shape
     ((2, 4), (2, 4))
     """
-
-    forget_bias: float | Chrono = 1.0
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> CoupledParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, bias zero but for f."""

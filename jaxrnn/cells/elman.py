@@ -45,7 +45,7 @@ _ACTIVATIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Elman(DenseCell):
     """The simple recurrent network of Elman (1990), "Finding structure in time".
 
@@ -130,7 +130,7 @@ class Elman(DenseCell):
         return cast_like(d_before, carry_before), delta
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IRNN(Elman):
     """The IRNN of Le, Jaitly & Hinton (2015), "A simple way to initialize recurrent networks of rectified
     linear units": an ``Elman`` with relu whose recurrent weights start as a scaled identity.

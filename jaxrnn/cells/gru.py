@@ -38,7 +38,7 @@ class GRUResiduals(NamedTuple):
     v: Any  # (*batch, n), h_{t-1} W_hn + b_hn; None with reset "before"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GRU(SizedCell):
     """The gated recurrent unit of Cho et al. (2014), "Learning phrase representations using RNN
     encoder-decoder", eqs. 5-8, in the two forms in use.

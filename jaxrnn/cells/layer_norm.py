@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.cell import DType, Noise
 from jaxrnn.cells.dense import bias_grad, cast, cast_like, draw_w_hh, draw_w_ih, weight_grad
-from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry, lstm_gates
+from jaxrnn.cells.lstm import LSTMBase, LSTMCarry, lstm_gates
 
 EPSILON = 1e-5  # added to the variance
 
@@ -96,8 +96,6 @@ class LayerNormLSTM(LSTMBase):
     >>> y.shape, carry.c.shape
     ((2, 4), (2, 4))
     """
-
-    forget_bias: float | Chrono = 1.0
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> LayerNormParams:
         """As ``LSTM``; scales one, b_c zero."""

@@ -62,14 +62,11 @@ def _number_or_chrono(name: str, value: Any) -> float | Chrono:
         raise ValueError(f"{name} must be a number or Chrono(...), got {value!r}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LSTMBase(SizedCell):
-    """What the LSTMs have in common: a forget bias to start from, and a carry of h and c."""
+    """Base of the LSTMs: the initial bias of the forget gate, and a carry of h and c."""
 
-    @property
-    def forget_bias(self) -> float | Chrono:
-        """Initial bias of the forget gate; each cell makes it its last field."""
-        raise NotImplementedError(f"{type(self).__name__} does not define forget_bias")
+    forget_bias: float | Chrono = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,8 +130,6 @@ class LSTM(LSTMBase, DenseCell):
     >>> y.shape, carry.c.shape
     ((2, 4), (2, 4))
     """
-
-    forget_bias: float | Chrono = 1.0
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> LSTMParams:
         """LeCun-normal input weights, recurrent weights orthogonal per gate, bias zero but for f."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.cell import DType, Noise
 from jaxrnn.cells.dense import DenseCell, bias_grad, cast, cast_like, draw_w_hh, draw_w_ih
-from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry, lstm_gates
+from jaxrnn.cells.lstm import LSTMBase, LSTMCarry, lstm_gates
 
 
 class PeepholeParams(NamedTuple):
@@ -61,8 +61,6 @@ class PeepholeLSTM(LSTMBase, DenseCell):
     >>> y.shape, carry.c.shape
     ((2, 4), (2, 4))
     """
-
-    forget_bias: float | Chrono = 1.0
 
     def init(self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32) -> PeepholeParams:
         """As ``LSTM``; peephole weights normal with variance 1/n, that of the entries of W_hh."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from jaxrnn.cells.cell import DType, Noise
 from jaxrnn.cells.dense import DenseCell, cast_like, draw_w_hh, draw_w_ih, weight_grad
-from jaxrnn.cells.lstm import Chrono, LSTMBase, LSTMCarry, lstm_gates
+from jaxrnn.cells.lstm import LSTMBase, LSTMCarry, lstm_gates
 from jaxrnn.checks import check_positive, settle
 
 
@@ -29,7 +29,7 @@ class ProjectedDeltas(NamedTuple):
     h: Array  # (*batch, r), ∂h at the projection
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ProjectedLSTM(LSTMBase, DenseCell):
     """The LSTM with a recurrent projection layer of Sak, Senior & Beaufays (2014), "Long short-term memory
     recurrent neural network architectures for large scale acoustic modeling", without peepholes and
@@ -70,7 +70,6 @@ class ProjectedLSTM(LSTMBase, DenseCell):
     """
 
     projection_size: int
-    forget_bias: float | Chrono = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

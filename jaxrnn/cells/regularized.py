@@ -22,7 +22,7 @@ class ZoneoutNoise(NamedTuple):
     cell: Noise  # the wrapped cell's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Zoneout(WrappedCell):
     """Units that keep their previous value at random: zoneout of Krueger et al. (2017), "Zoneout:
     regularizing RNNs by randomly preserving hidden activations", eqs. 3-4.
@@ -161,7 +161,7 @@ class VariationalNoise(NamedTuple):
     cell: Noise  # the wrapped cell's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VariationalDropout(WrappedCell):
     """Dropout with one mask for all steps of a sequence: Gal & Ghahramani (2016), "A theoretically
     grounded application of dropout in recurrent neural networks".

@@ -151,7 +151,13 @@ class Seq2Seq:
             return stack
         features = self.cells[-1].out_features * (2 if self.direction == "bidirectional" else 1)
         size = self.embedding_size if self.readout_size is None else self.readout_size
-        return AttentionDecoder(stack, self.attention, features, size, self.input_feeding)
+        return AttentionDecoder(
+            stack,
+            self.attention,
+            memory_features=features,
+            size=size,
+            input_feeding=self.input_feeding,
+        )
 
     def init(self, key: Key[Array, ""], dtype: DType = jnp.float32) -> Seq2SeqParams:
         """Draw the parameters: embeddings, bridge and output LeCun normal, the cells their own way."""
