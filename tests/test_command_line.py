@@ -113,6 +113,19 @@ def test_help_that_nobody_can_read(stream, code, message, name, monkeypatch, cap
     assert capsys.readouterr().err == (f"error: {message}\n" if message else "")
 
 
+@pytest.mark.parametrize("script", ["experiments/name.py", "/root/experiments/name/__main__.py"])
+def test_help_shows_the_command_as_it_is_typed(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script])
+    with pytest.raises(SystemExit):
+        command_line.main(
+            "",
+            {"train": (Train, print), "sample": (Sample, print)},
+            ["sample", "--help"],
+            split_cores=False,
+        )
+    assert capsys.readouterr().out.startswith("usage: python -m experiments.name sample ")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "sample"])
 @pytest.mark.parametrize("output", ["| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", ">&-"])

@@ -7,28 +7,30 @@ import re
 import jax
 import pytest
 
-from experiments import gradient_check
-from experiments.harness import command_line, mutation_targets
+from experiments.gradient_check import bench, mutations, plots, report, study
+from experiments.gradient_check.agreement import METHODS, agreement
+from experiments.gradient_check.precision import STEPS
+from experiments.harness import command_line
 
 
 def run(*arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command_line, "use_all_cores", lambda: None)
-        commands = {"study": (gradient_check.Config, gradient_check.study_command)}
+        commands = {"study": (study.Config, study.study_command)}
         command_line.main("", commands, [str(argument) for argument in arguments])
 
 
 @pytest.mark.slow
 def test_a_study_of_one_cell(tmp_path, monkeypatch, capsys):
     # For time: mistakes in the cell, not in the masked step; processes that compile as fast as tests do.
-    monkeypatch.setattr(mutation_targets, "SUBJECTS", ["Elman"])
+    monkeypatch.setattr(study, "SUBJECTS", ["Elman"])
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     out = tmp_path / "study"
     arguments = ("--quick", "--cells", "Elman tanh", "--out", out)
     run(*arguments)
     summary = json.loads((out / "summary.json").read_text())
-    errors = summary["max_relative_error"]["Elman tanh"]
-    assert set(errors) == set(gradient_check.METHODS)
+    errors = summary["max_relative_error"]["elman"]
+    assert set(errors) == set(METHODS)
     assert max(error for method, error in errors.items() if method != "finite_difference") < 1e-12
     assert summary["mutations_seeded"] == summary["mutations_found"] + summary["mutations_equivalent"] > 10
     for name in ("agreement", "error_growth", "step_size", "mutations"):
@@ -46,50 +48,69 @@ def test_a_study_of_one_cell(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_agreement_under_every_option(float64, as_users_run):
     """Of a cell with noise; a wrong derivative shows under each of them."""
-    agreement = gradient_check.agreement("VariationalDropout", 0, quick=False)
+    found = agreement("variational-dropout", 0, quick=False)
     names = "plain, ragged, resets, saturated, remat, reverse, without noise, stacked, bidirectional"
-    assert list(agreement["options"]) == names.split(", ")
-    assert all(option["agrees"] for option in agreement["options"].values())
-    assert agreement["jvp_vjp"] < 1e-12
-    assert agreement["second_order"] < 1e-12
+    assert list(found["options"]) == names.split(", ")
+    assert all(option["agrees"] for option in found["options"].values())
+    assert found["jvp_vjp"] < 1e-12
+    assert found["second_order"] < 1e-12
 
 
 @pytest.mark.slow
 def test_a_wrong_derivative_shows_under_every_option(float64, as_users_run):
-    mistake = next(m for m in gradient_check.mutations.seed("MGU") if m.target.name == "MGU.step_bwd")
+    mistake = next(m for m in mutations.seed("MGU") if m.target.name == "MGU.step_bwd")
     jax.clear_caches()
-    with gradient_check.mutations.planted(mistake):
-        agreement = gradient_check.agreement("MGU", 0, quick=False)
+    with bench.planted(mistake):
+        found = agreement("mgu", 0, quick=False)
     jax.clear_caches()
-    assert not any(option["agrees"] for option in agreement["options"].values())
-    assert agreement["second_order"] > 1e-3
+    assert not any(option["agrees"] for option in found["options"].values())
+    assert found["second_order"] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("gru-before", "gru-before"),
+        ("GRU", "gru"),
+        ("PeepholeLSTM", "peephole"),
+        ("Elman tanh", "elman"),
+        ("Elman relu", "elman-relu"),
+        ("Elman sigmoid", "elman-sigmoid"),
+        ("GRU after", "gru"),
+        ("GRU before", "gru-before"),
+    ],
+)
+def test_cells_by_name_by_class_and_by_the_names_of_older_studies(given, name):
+    plan = study.plan(study.Config(cells=(given,)))
+    subject = {"gru": "GRU", "gru-before": "GRU", "peephole": "PeepholeLSTM"}.get(name, "Elman")
+    assert list(plan)[:3] == [f"mutations {subject}", "mutations masked step", f"agreement {name}"]
 
 
 def test_what_is_wrong_is_said(tmp_path, monkeypatch, capsys):
     """A disagreement and a mistake that nobody found both end up in the verdict, whatever plot fails."""
-    monkeypatch.setattr(gradient_check, "draw_growth", lambda path, growth: growth["no such cell"])
-    errors = dict.fromkeys(gradient_check.METHODS, 1e-15) | {"bptt": 0.5}
+    monkeypatch.setattr(plots, "draw_growth", lambda path, growth: growth["no such cell"])
+    errors = dict.fromkeys(METHODS, 1e-15) | {"bptt": 0.5}
     option = {"agrees": False, "errors": errors, "report": "the table"}
-    study = gradient_check.mutations.Study(
+    judged = mutations.Study(
         name="Elman", seeded=3, found={"wrong value": 1}, missed={"float64": (), "float32": ("c",)},
         false_alarms={"float64": 0, "float32": 0},
         survivors=(("a * b  →  a", ""), ("b * a  →  a * b", "commutes")), seconds=1.0,
     )  # fmt: skip
-    broken = gradient_check.mutations.Study("GRU", 0, {}, {}, {}, (), 1.0, wrong="wrong value")
+    broken = mutations.Study("GRU", 0, {}, {}, {}, (), 1.0, wrong="wrong value")
     modes = [f"{p} {mode}" for p in ("float32", "bfloat16") for mode in ("autodiff", "bptt")]
     lengths = {"length": [1.0, 2.0], **{mode: [1e-7, 1e-6] for mode in modes}}
-    steps = dict.fromkeys(("finite_difference", "complex_step"), [1e-9] * len(gradient_check.STEPS))
+    steps = dict.fromkeys(("finite_difference", "complex_step"), [1e-9] * len(STEPS))
     results = {
-        "mutations Elman": vars(study),
+        "mutations Elman": vars(judged),
         "mutations GRU": vars(broken),
-        "agreement Elman tanh": {"options": {"plain": option}, "jvp_vjp": 1e-15, "second_order": math.nan},
-        "growth LSTM": lengths,
-        "steps LSTM": steps,
+        "agreement elman": {"options": {"plain": option}, "jvp_vjp": 1e-15, "second_order": math.nan},
+        "growth lstm": lengths,
+        "steps lstm": steps,
     }
-    said = gradient_check.finish(tmp_path, gradient_check.Config(), results)
+    said = report.finish(tmp_path, results)
     disagreement, second_order, unexplained, wrong = said
-    assert disagreement.startswith("Elman tanh, plain: the methods disagree")
-    assert second_order == "Elman tanh: second_order is off by nan, more than 1e-12"
+    assert disagreement.startswith("elman, plain: the methods disagree")
+    assert second_order == "elman: second_order is off by nan, more than 1e-12"
     assert unexplained.endswith("a * b  →  a")
     assert wrong == "GRU: wrong value"
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -105,7 +126,7 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cells", "Elmo"], "cells: known are Elman tanh, .*; got Elmo"),
+        (["--cells", "Elmo"], "cells: known are elman, .*; got Elmo"),
         (["--resume"], "--resume needs --out DIR"),
         (["--seed", "-1"], "seed must be 0 or more and below .*, got -1"),
     ],

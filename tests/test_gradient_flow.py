@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import gradient_flow
-from experiments.gradient_flow import Config
+from experiments.gradient_flow import clipping, cost, jacobians, networks, study, truncation
+from experiments.gradient_flow.settings import Config
 from experiments.harness import command_line
 from jaxrnn import LSTM, Elman
 
@@ -20,14 +20,14 @@ def run(*arguments):
     """The command line, in this process, which already has its devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command_line, "use_all_cores", lambda: None)
-        commands = {"study": (Config, gradient_flow.study_command)}
+        commands = {"study": (Config, study.study_command)}
         command_line.main("", commands, [str(argument) for argument in arguments])
 
 
 @pytest.mark.slow
 def test_no_norm_is_above_the_bound(float64):
-    found = gradient_flow.jacobian_norms(SMALL)
-    assert len(found) == 2 * 3 * len(gradient_flow.LEVELS)
+    found = jacobians.jacobian_norms(SMALL)
+    assert len(found) == 2 * 3 * len(jacobians.LEVELS)
     for (base, activation, level), measured in found.items():
         norms = measured.singular_values[..., 0]
         assert norms.shape == (2, 13)
@@ -43,15 +43,15 @@ def test_norms_of_a_relu_network_that_stays_linear(float64):
     """A permutation has no negative entry: inputs above zero keep every unit on, dS_T/dS_k is ρ^lag P."""
     cell, steps, radius = Elman(5, activation="relu"), 9, 1.3
     with pytest.MonkeyPatch.context() as patch:
-        original = gradient_flow.draw
+        original = networks.draw
 
         def positive(cell, config, number, steps):
             params, xs, d_carry = original(cell, config, number, steps)
-            return gradient_flow.Run(params._replace(w_ih=abs(params.w_ih)), abs(xs), d_carry)
+            return networks.Run(params._replace(w_ih=abs(params.w_ih)), abs(xs), d_carry)
 
-        patch.setattr(gradient_flow, "draw", positive)
+        patch.setattr(networks, "draw", positive)
         permuted = radius * jnp.eye(5)[jnp.array([1, 2, 3, 4, 0])]
-        measured = gradient_flow.flows(cell, Config(time=steps, draws=2), lambda w_hh, number: permuted)
+        measured = networks.flows(cell, Config(time=steps, draws=2), lambda w_hh, number: permuted)
     powers = radius ** np.arange(steps + 1)
     every = np.broadcast_to(powers[:, None], (2, steps + 1, 5))
     np.testing.assert_allclose(measured.singular_values, every, rtol=1e-12)
@@ -63,8 +63,8 @@ def test_norms_of_a_relu_network_that_stays_linear(float64):
 @pytest.mark.slow
 def test_the_naive_sum_is_the_gradient(cell, float64):
     steps = 7
-    drawn = gradient_flow.draw(cell, Config(), 0, steps)
-    naive = gradient_flow.naive_sum(cell, drawn)
+    drawn = networks.draw(cell, Config(), 0, steps)
+    naive = cost.naive_sum(cell, drawn)
 
     def loss(params):  # by a loop, independent of unroll
         carry = cell.initial_carry((), "float64")
@@ -73,9 +73,9 @@ def test_the_naive_sum_is_the_gradient(cell, float64):
         return sum(jnp.vdot(u, leaf) for u, leaf in zip(drawn.d_carry, carry, strict=True))
 
     expected = jax.jit(jax.grad(loss))(drawn.params)
-    for gradient in (naive, gradient_flow.summed_terms(cell, drawn), gradient_flow.bptt(cell, drawn)):
-        assert gradient_flow.relative_error(gradient, expected) < 1e-12
-    assert gradient_flow.relative_error(jax.tree.map(lambda a: a * (1 + 1e-9), naive), expected) > 1e-10
+    for gradient in (naive, cost.summed_terms(cell, drawn), cost.bptt(cell, drawn)):
+        assert cost.relative_error(gradient, expected) < 1e-12
+    assert cost.relative_error(jax.tree.map(lambda a: a * (1 + 1e-9), naive), expected) > 1e-10
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_clipping_keeps_finite_what_otherwise_diverges():
     config = Config(time=16, hidden_size=6, steps=30, learning_rate=1e3)
 
     def trained(clip):
-        return gradient_flow.train(config, clip, jnp.asarray(0))
+        return clipping.train(config, clip, jnp.asarray(0))
 
     free = trained(optax.identity())
     by_norm, by_value = trained(optax.clip_by_global_norm(1e-4)), trained(optax.clip(1e-5))
@@ -96,8 +96,8 @@ def test_clipping_keeps_finite_what_otherwise_diverges():
 
 @pytest.mark.slow
 def test_a_run_leaves_what_it_promises(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(gradient_flow, "CUTS", 2)
-    monkeypatch.setattr(gradient_flow, "TIMED", 0.0)
+    monkeypatch.setattr(truncation, "CUTS", 2)
+    monkeypatch.setattr(cost, "TIMED", 0.0)
     out = tmp_path / "run"
     run("--out", out, "--time", 8, "--hidden-size", 3, "--draws", 2, "--steps", 5)
     plots = {"jacobian_norms", "gates", "clipping", "truncation", "cost"}
@@ -168,8 +168,8 @@ def test_a_plot_that_fails_costs_no_figure(tmp_path, monkeypatch, capsys):
         assert json.loads((out / "summary.json").read_text())["parts"].keys() == {"first"}
         return measure(config, out)
 
-    monkeypatch.setattr(gradient_flow, "plan", lambda config: {"first": measure, "last": last})
-    gradient_flow.study_command(Config(out=tmp_path / "run"))
+    monkeypatch.setattr(study, "plan", lambda config: {"first": measure, "last": last})
+    study.study_command(Config(out=tmp_path / "run"))
     parts = json.loads((tmp_path / "run" / "summary.json").read_text())["parts"]
     assert [part["figures"] for part in parts.values()] == [{"row": {"norm": 0.5}}] * 2
     printed = capsys.readouterr()

@@ -11,7 +11,7 @@ import pytest
 
 PARTS = """
 import os, pathlib, signal, sys, time
-from experiments import gradient_check
+from experiments.gradient_check import processes
 def quick(out):
     return {}
 def endless(out):
@@ -21,9 +21,9 @@ if __name__ == "__main__":
     out = pathlib.Path(sys.argv[1])
     (out / "parts").mkdir()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever runs the tests
-    gradient_check.cores = lambda: 2
+    processes.cores = lambda: 2
     parts = {"quick": (quick, (out,), {}), "a b": (endless, (out,), {}), "c": (endless, (out,), {})}
-    gradient_check.compute(parts, out)
+    processes.compute(parts, out)
 """
 
 

@@ -44,8 +44,7 @@ def main(
         if len(commands) > 1:
             description += f"\n\nCommands (COMMAND --help): {', '.join(commands)}."
     settings, run = commands[name]
-    script = Path(sys.argv[0])
-    program = f"python -m {script.parent.name}.{script.stem}" + ("" if name == default else f" {name}")
+    program = f"python -m {_module(Path(sys.argv[0]))}" + ("" if name == default else f" {name}")
     with lasting() as output:
         try:
             run(_parse(settings, arguments, program, description if name == default else None))
@@ -88,6 +87,12 @@ def _parse(settings: type, arguments: list[str], program: str, description: str 
                 f"got {getattr(asked, name)!r}"
             )
     return asked
+
+
+def _module(script: Path) -> str:
+    """The module that ``python -m`` was given: a file of a package, or a package's ``__main__.py``."""
+    script = script.parent if script.stem == "__main__" else script
+    return f"{script.parent.name}.{script.stem}"
 
 
 def _names(settings: type) -> set[str]:

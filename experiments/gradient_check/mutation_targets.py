@@ -5,21 +5,16 @@ import functools
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array
 
-import jaxrnn
-from experiments.harness.mutants import mutants
+from experiments.gradient_check.mutants import mutants
+from experiments.gradient_check.subjects import MASKED_STEP, SUBJECTS
 from jaxrnn import bptt, scan
 from jaxrnn.cells.cell import Cell
-from jaxrnn.cells.dense import DenseCell, cast_like
-
-MASKED_STEP = "masked step"
 
 
 class Target(NamedTuple):
@@ -63,93 +58,6 @@ _REACH = {
 def reach(mutation: Mutation | None) -> int:
     """How far a mistake reaches."""
     return BACKWARD if mutation is None else _REACH.get(mutation.target.attribute, BACKWARD)
-
-
-class DemandingCarry(NamedTuple):
-    """The carry of ``Demanding``."""
-
-    h: Array  # (*batch, n)
-    c: Array  # (*batch, n, 2)
-
-
-class Demanding(DenseCell):
-    """A cell that needs everything the contract gives: no argument can be mistaken unnoticed.
-
-    With n_t the noise (1 without), its carry starts at one half, c has a dimension more than h, and δ_t
-    stops before the slope, so that ``input_grads`` and ``param_grads`` need the residuals::
-
-        a_t = tanh(n_t ⊙ (x_t W_ih + h_{t-1} W_hh + b))
-        h_t = a_t + Σ_k c_{t-1,k}        c_t = (a_t + h_{t-1}) ⊙ c_{t-1}        y_t = h_t
-    """
-
-    def init(self, key: Any, in_features: int, dtype: Any = jnp.float32) -> jaxrnn.ElmanParams:
-        return jaxrnn.Elman(self.hidden_size).init(key, in_features, dtype)
-
-    def initial_carry(self, batch_shape: Sequence[int] = (), dtype: Any = jnp.float32) -> DemandingCarry:
-        h = jnp.full((*batch_shape, self.hidden_size), 0.5, dtype)
-        return DemandingCarry(h, jnp.full((*h.shape, 2), 0.5, dtype))
-
-    def noise(self, key: Any, time: int, batch_shape: Sequence[int] = ()) -> Array:
-        return jax.random.uniform(key, (time, *batch_shape, self.hidden_size))
-
-    def step_fwd(self, params: Any, carry: DemandingCarry, x: Array, noise: Any = None) -> tuple[Any, ...]:
-        noise = jnp.ones_like(carry.h) if noise is None else noise
-        a = jnp.tanh(noise * self.pre_activations(params, carry.h, x))
-        after = DemandingCarry(a + carry.c.sum(-1), (a + carry.h)[..., None] * carry.c)
-        return cast_like(after, carry), after.h, (a, noise)
-
-    def step_bwd(
-        self, params: Any, carry_before: DemandingCarry, residuals: Any, d_carry: DemandingCarry, d_y: Array
-    ) -> tuple[DemandingCarry, Array]:
-        a, _ = residuals
-        d_h = d_carry.h + d_y
-        through_c = (d_carry.c * carry_before.c).sum(-1)
-        delta = d_h + through_c
-        d_z = _past_slope(delta, residuals)
-        d_c = d_carry.c * (a + carry_before.h)[..., None] + d_h[..., None]
-        before = DemandingCarry(d_z @ params.w_hh.astype(d_z.dtype).T + through_c, d_c)
-        return cast_like(before, carry_before), delta
-
-    def input_grads(self, params: Any, residuals: Any, deltas: Array) -> Array:
-        return super().input_grads(params, residuals, _past_slope(deltas, residuals))
-
-    def param_grads(
-        self, params: Any, xs: Array, carries_before: Any, residuals: Any, deltas: Array
-    ) -> Any:
-        d_z = _past_slope(deltas, residuals)
-        return super().param_grads(params, xs, carries_before, residuals, d_z)
-
-
-def _past_slope(delta: Array, residuals: tuple[Array, Array]) -> Array:
-    a, noise = residuals
-    return delta * noise * (1 - a * a)
-
-
-# The cells, by the number of hidden units; several where only together they reach every line.
-SUBJECTS: dict[str, list[Callable[[int], Cell]]] = {
-    "Elman": [functools.partial(jaxrnn.Elman, activation=act) for act in ("tanh", "sigmoid", "relu")],
-    "IRNN": [jaxrnn.IRNN],
-    "LSTM": [jaxrnn.LSTM],
-    "PeepholeLSTM": [jaxrnn.PeepholeLSTM],
-    "CoupledLSTM": [jaxrnn.CoupledLSTM],
-    "LayerNormLSTM": [jaxrnn.LayerNormLSTM],
-    "ProjectedLSTM": [lambda n: jaxrnn.ProjectedLSTM(n, projection_size=6 - n)],
-    "GRU": [jaxrnn.GRU, functools.partial(jaxrnn.GRU, reset="before")],
-    "MGU": [jaxrnn.MGU],
-    "MinGRU": [jaxrnn.MinGRU],
-    "MinLSTM": [jaxrnn.MinLSTM],
-    "Stack": [
-        lambda n: jaxrnn.Stack([Demanding(3), Demanding(n), Demanding(3)]),
-        lambda n: jaxrnn.Stack([Demanding(3), jaxrnn.GRU(n)]),
-    ],
-    "Residual": [lambda n: jaxrnn.Residual(Demanding(3))],
-    "Zoneout": [lambda n: jaxrnn.Zoneout(Demanding(n), rate_h=0.4, rate_c=0.6)],
-    "VariationalDropout": [
-        lambda n: jaxrnn.VariationalDropout(Demanding(n), rate_h=0.5, rate_y=0.5),
-        lambda n: jaxrnn.VariationalDropout(Demanding(n), rate_h=0.5, rate_y=0.0),
-    ],
-    MASKED_STEP: [Demanding],
-}
 
 
 def seed(name: str) -> list[Mutation]:

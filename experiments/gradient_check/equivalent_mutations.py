@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Iterator
 
-from experiments.harness.mutation_targets import Mutation
+from experiments.gradient_check.mutation_targets import Mutation
 
 SAME_DTYPES = "only dtypes are read of it, and a carry's cotangent has the carry's dtypes"
 SAME_SHAPES = "only shapes and dtypes are read of it, and these are the same"

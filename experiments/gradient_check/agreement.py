@@ -12,45 +12,36 @@ import numpy as np
 
 import jaxrnn
 from jaxrnn.cells.cell import Cell
+from jaxrnn.cells.table import CELLS
 from jaxrnn.gradients import (
     GradientError,
     Report,
     check,
     compare,
     complex_step,
-    finite_difference,
-    random_directions,
     rtrl,
 )
 
 TIME, BATCH, IN_FEATURES, UNITS = 7, 3, 3, 4
 LENGTHS = np.array([TIME, 0, 4])
 
-CELLS: dict[str, Cell] = {
-    "Elman tanh": jaxrnn.Elman(UNITS),
-    "Elman relu": jaxrnn.Elman(UNITS, activation="relu"),
-    "Elman sigmoid": jaxrnn.Elman(UNITS, activation="sigmoid"),
-    "IRNN": jaxrnn.IRNN(UNITS + 1),  # else the very numbers of Elman relu
-    "LSTM": jaxrnn.LSTM(UNITS),
-    "PeepholeLSTM": jaxrnn.PeepholeLSTM(UNITS),
-    "CoupledLSTM": jaxrnn.CoupledLSTM(UNITS),
-    "LayerNormLSTM": jaxrnn.LayerNormLSTM(UNITS),
-    "ProjectedLSTM": jaxrnn.ProjectedLSTM(UNITS, projection_size=2),
-    "GRU after": jaxrnn.GRU(UNITS),
-    "GRU before": jaxrnn.GRU(UNITS, reset="before"),
-    "MGU": jaxrnn.MGU(UNITS),
-    "MinGRU": jaxrnn.MinGRU(UNITS),
-    "MinLSTM": jaxrnn.MinLSTM(UNITS),
-    "Stack": jaxrnn.Stack([jaxrnn.LSTM(UNITS), jaxrnn.GRU(2), jaxrnn.Elman(3)]),
-    "Residual": jaxrnn.Residual(jaxrnn.GRU(IN_FEATURES)),
-    "Zoneout": jaxrnn.Zoneout(jaxrnn.LSTM(UNITS), rate_h=0.2, rate_c=0.4),
-    "VariationalDropout": jaxrnn.VariationalDropout(jaxrnn.LSTM(UNITS)),
+METHODS = ["autodiff", "bptt", "loop", "explicit_terms", "rtrl", "complex_step", "finite_difference"]
+
+# Hidden sizes other than UNITS.
+SIZES = {
+    "irnn": UNITS + 1,  # else the very numbers of elman-relu
+    "residual": IN_FEATURES,
 }
 
 # Of the option "saturated": parameters so many times as large push most gates below 0.1 or above 0.9.
 SATURATING = 5
 
 QUICK_OPTIONS = ("plain", "reverse")
+
+
+def study_cell(name: str) -> Cell:
+    """A cell of the table, small enough for every method."""
+    return CELLS[name](SIZES.get(name, UNITS))
 
 
 def draw(like: Any, seed: int, scale: float = 0.6) -> Any:
@@ -71,7 +62,7 @@ def problem(cell: Cell, seed: int, in_features: int = IN_FEATURES) -> tuple[Any,
 
 def agreement(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
     """Every option of one cell: by option, each method's largest relative error, and whether all agree."""
-    cell = CELLS[name]
+    cell = study_cell(name)
     reports = _options_of_check(cell, seed)
     if not quick:
         reports["stacked"] = functools.partial(_stacked, cell, seed)
@@ -187,7 +178,7 @@ def _higher_order(cell: Cell, seed: int) -> dict[str, float]:
     @jax.jit
     def reverse_over_hand(arguments: Any) -> tuple[Any, Any]:
         def slope(arguments: Any) -> jax.Array:
-            return _inner(jax.grad(lambda a: value(a, "bptt"))(arguments), direction)
+            return inner(jax.grad(lambda a: value(a, "bptt"))(arguments), direction)
 
         return jax.value_and_grad(slope)(arguments)
 
@@ -200,63 +191,7 @@ def _higher_order(cell: Cell, seed: int) -> dict[str, float]:
     return {"jvp_vjp": errors[0], "second_order": errors[1]}
 
 
-def _inner(a: Any, b: Any) -> jax.Array:
+def inner(a: Any, b: Any) -> jax.Array:
+    """⟨a, b⟩ of two pytrees."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return sum((jnp.vdot(x, y) for x, y in pairs), jnp.zeros(()))
-
-
-def error_growth(name: str, lengths: tuple[int, ...], seed: int) -> dict[str, list[float]]:
-    """Largest relative error of a gradient in float32 and with a bfloat16 step, against float64, by length.
-
-    The parameters are those that training starts from; the loss is the mean over steps of ⟨w_t, y_t⟩.
-    """
-    make = {"Elman tanh": jaxrnn.Elman, "LSTM": jaxrnn.LSTM}[name]
-    batch, units = 4, 16
-
-    @functools.partial(jax.jit, static_argnames=("cell", "backward"))
-    def gradient(cell: Cell, params: Any, xs: Any, weights: Any, backward: Any) -> Any:
-        def loss(params: Any) -> jax.Array:
-            _, ys = jaxrnn.unroll(cell, params, xs, backward=backward)
-            return jnp.sum(ys.astype(xs.dtype) * weights) / len(xs)
-
-        return jax.grad(loss)(params)
-
-    random = np.random.default_rng(seed)
-    xs, weights = random.standard_normal((2, max(lengths), batch, units), np.float32)
-    params = make(units).init(jax.random.key(seed), units, "float32")
-    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    errors: dict[str, list[float]] = {"length": list(map(float, lengths))}
-    for length in lengths:
-        x, weight = xs[:length], weights[:length]
-        expected = gradient(make(units), exact, x.astype("float64"), weight.astype("float64"), "autodiff")
-        for precision in ("float32", "bfloat16"):
-            cell = make(units, dtype=None if precision == "float32" else precision)
-            for backward in ("autodiff", "bptt"):
-                actual = gradient(cell, params, x, weight, backward)
-                pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
-                error = np.max([jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)) for a, b in pairs])
-                errors.setdefault(f"{precision} {backward}", []).append(float(error))
-    return errors
-
-
-def step_sizes(name: str, steps: list[float], seed: int) -> dict[str, list[float]]:
-    """Largest relative error of derivatives along random directions, by the length of the step."""
-    cell = CELLS[name]
-    arguments = problem(cell, seed)
-    along = random_directions(jax.random.key(seed), arguments, 8)
-
-    def value(arguments: Any) -> jax.Array:
-        outputs = jaxrnn.unroll(cell, *arguments, lengths=LENGTHS)
-        return sum((jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(outputs)), jnp.zeros(()))
-
-    gradient = jax.jit(jax.grad(value))(arguments)
-    expected = jax.vmap(lambda direction: _inner(gradient, direction))(along)
-    errors = {}
-    for method in (finite_difference, complex_step):
-        found = jax.jit(
-            lambda steps, method=method: jax.lax.map(
-                lambda step: method(value, arguments, directions=along, step=step), steps
-            )
-        )(jnp.asarray(steps))
-        errors[method.__name__] = (jnp.abs(found - expected).max(1) / jnp.abs(expected).max()).tolist()
-    return errors
