@@ -36,20 +36,20 @@ from experiments.harness.command_line import main
 from experiments.harness.plots import COLOURS, MARKERS, save
 from experiments.harness.progress import counted
 from jaxrnn import gradients
+from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.checks import check_positive
 
 LEAST_SECONDS = 0.02  # of calls in a repetition
 FITTED = 3  # largest sizes that an exponent is fitted to
 
 Against = Literal["steps", "hidden_size"]
-CELLS = {"elman": jaxrnn.Elman, "lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU}
 
 
 @dataclass(frozen=True)
 class Config:
     """Time and memory of four ways to one gradient, against the number of steps and of units."""
 
-    cell: Literal["elman", "lstm", "gru"] = "lstm"
+    cell: CellName = "lstm"
     """Recurrent cell."""
     steps: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     """Numbers of steps T, at hidden size --hidden-size."""

@@ -9,9 +9,10 @@ The first command takes about 20 minutes on two CPU cores.
 Forward pass and train step (the gradient of mean(y²) by all weights and by the inputs) of one layer in
 float32. Each library lives in a process of its own, with the settings that it comes with. They are called
 in rounds of all, in an order shuffled every time; figures are medians over the rounds, with quartiles, and
-ratios of medians. Where it says sharded, our batch is split over the host's devices, one a core; the others
-use the cores as they do by themselves. Before anything is timed, all outputs must be finite, and ours equal
-to torch's with the same weights.
+ratios of medians. Like is compared with like: all have one JAX device, whose operations use the cores as
+they do by themselves. Ours also runs sharded, its batch split over one device a core; ratios of that are
+named so. Before anything is timed, all outputs must be finite, and ours equal to torch's with the same
+weights.
 
 The product floor is the time that the train step's matrix products alone would take, at the best rate that
 either XLA or torch reaches here on one large product; the floor column says what part of our time it is.
@@ -33,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.measure import Process, Spread, alone, interleaved, peak_bytes, seconds, typical_seconds
-from benchmarks.peers import LIBRARIES, CellName, Layer, Size, problem
+from benchmarks.peers import LIBRARIES, Layer, PeerCell, Size, problem
 from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, cores
@@ -43,6 +44,8 @@ from jaxrnn.checks import check_positive
 
 SHARDED = [name for name in LIBRARIES if name.endswith("sharded")]
 OURS = [name for name in LIBRARIES if name.startswith("jaxrnn")]
+ONE_DEVICE = [name for name in OURS if name not in SHARDED]
+RATIOS = ("one_device_to_torch", "one_device_to_best_jax_peer", "to_torch", "to_best_jax_peer")
 JAX_PEERS = [name for name in LIBRARIES if name not in OURS and name != "torch"]
 
 SHADES = {
@@ -52,7 +55,7 @@ SHADES = {
     **dict(zip(JAX_PEERS, (COLOURS[1], COLOURS[4], COLOURS[2], COLOURS[3], "#999999"), strict=True)),
 }
 CALLS = ("forward", "train")
-GATES: dict[CellName, int] = {"lstm": 4, "gru": 3, "elman": 1}
+GATES: dict[PeerCell, int] = {"lstm": 4, "gru": 3, "elman": 1}
 PRODUCT_SIZE = 2048
 TOLERANCE = 1e-3  # of float32 gradients over hundreds of steps, relative to the largest
 
@@ -61,7 +64,7 @@ TOLERANCE = 1e-3  # of float32 gradients over hundreds of steps, relative to the
 class Config:
     """Time and memory of one recurrent layer in every library."""
 
-    cells: tuple[CellName, ...] = ("lstm", "gru", "elman")
+    cells: tuple[PeerCell, ...] = ("lstm", "gru", "elman")
     """Recurrent cells."""
     sizes: tuple[str, ...] = ("50,50,65,128", "32,128,64,256", "64,100,128,512", "1,200,64,256")
     """Sizes, each as BATCH,TIME,FEATURES,HIDDEN."""
@@ -75,7 +78,7 @@ class Config:
 class Row:
     """One library at one size."""
 
-    cell: CellName
+    cell: PeerCell
     size: str
     library: str
     forward: Spread
@@ -103,9 +106,9 @@ def check(config: Config) -> None:
         values = getattr(config, name)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} must be one or more, each once; got {values}")
-    if unknown := set(config.cells) - set(get_args(CellName)):
+    if unknown := set(config.cells) - set(get_args(PeerCell)):
         raise ValueError(
-            f"cells: known are {', '.join(get_args(CellName))}; got {', '.join(sorted(unknown))}"
+            f"cells: known are {', '.join(get_args(PeerCell))}; got {', '.join(sorted(unknown))}"
         )
     for size in config.sizes:
         parse_size(size)
@@ -113,7 +116,7 @@ def check(config: Config) -> None:
     check_json(config.json)
 
 
-def build(library: str, cell: CellName, size: Size) -> Layer | None:
+def build(library: str, cell: PeerCell, size: Size) -> Layer | None:
     """A library's layer, in this process; None for what it lacks, and for a batch that cannot be split."""
     sharded = library in SHARDED
     jax.config.update("jax_num_cpu_devices", cores() if sharded else 1)
@@ -147,7 +150,7 @@ def time_call(layer: Layer, call: str) -> float:
     return typical_seconds(getattr(layer, call))
 
 
-def time_layers(cell: CellName, size: Size, repeats: int) -> list[Row]:
+def time_layers(cell: PeerCell, size: Size, repeats: int) -> list[Row]:
     """The figures of all libraries at one size."""
     with contextlib.ExitStack() as stack:
         processes = {name: stack.enter_context(Process(build, name, cell, size)) for name in LIBRARIES}
@@ -203,7 +206,7 @@ def product_flops_per_second() -> float:
     return 2 * PRODUCT_SIZE**3 / min(spread.median for spread in spreads.values())
 
 
-def train_flops(cell: CellName, size: Size) -> int:
+def train_flops(cell: PeerCell, size: Size) -> int:
     """Of the matrix products of a train step: forward, and for the gradients by weights and inputs."""
     return 3 * 2 * size.batch * size.time * (size.in_features + size.hidden) * GATES[cell] * size.hidden
 
@@ -228,18 +231,19 @@ def summarise(rows: list[Row], flops_per_second: float) -> list[dict[str, Any]]:
         def fastest(names: list[str], train: dict[str, float] = train) -> str:
             return min((name for name in names if name in train), key=train.__getitem__)
 
-        best, peer = fastest(OURS), train[fastest(JAX_PEERS)]
-        one_device = train[fastest([name for name in OURS if name not in SHARDED])]
+        one, best, peer = (fastest(names) for names in (ONE_DEVICE, OURS, JAX_PEERS))
         floor = train_flops(cell, parse_size(size)) / flops_per_second
         found.append(
             {
                 "cell": cell,
                 "size": size,
+                "one_device": one,
+                "jax_peer": peer,
+                "one_device_to_torch": train["torch"] / train[one],
+                "one_device_to_best_jax_peer": train[peer] / train[one],
                 "best": best,
                 "to_torch": train["torch"] / train[best],
-                "to_best_jax_peer": peer / train[best],
-                "one_device_to_torch": train["torch"] / one_device,
-                "one_device_to_best_jax_peer": peer / one_device,
+                "to_best_jax_peer": train[peer] / train[best],
                 "floor": floor / train[best],
             }
         )
@@ -248,11 +252,10 @@ def summarise(rows: list[Row], flops_per_second: float) -> list[dict[str, Any]]:
 
 def geometric_means(summary: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Of each ratio over the sizes, for each cell."""
-    names = [name for name in summary[0] if name.startswith(("to_", "one_"))]
     return {
         cell: {
             name: math.exp(np.mean([math.log(entry[name]) for entry in summary if entry["cell"] == cell]))
-            for name in names
+            for name in RATIOS
         }
         for cell in dict.fromkeys(entry["cell"] for entry in summary)
     }
@@ -281,19 +284,17 @@ def print_tables(rows: list[Row], summary: list[dict[str, Any]], flops_per_secon
             to_torch = f"{times_torch(rows, row):.2f}"
             print(f"{row.library:<25}{times}{to_torch:>9}{row.first_call:>8.2f}{peak:>9}")
     print(f"\ntrain step; products at best {flops_per_second / 1e9:.0f} GFLOP/s")
-    head = ("", "", "ours", "torch/ours", "JAX peer/ours", "one device: torch", "JAX peer", "floor")
-    print("{:<7}{:<16}{:<26}{:>11}{:>15}{:>19}{:>10}{:>7}".format(*head))
+    print(f"{'':<65}{'ours on one device':^24}{f'best, on up to {cores()} devices':^24}")
+    head = ("", "", "on one device", "best JAX peer", "torch/ours", "peer/ours", "torch/ours", "peer/ours")
+    line = "{:<7}{:<16}{:<26}{:<16}" + 4 * "{:>12}"
+    print(line.format(*head) + "  floor  best")
     for entry in summary:
-        _, _, _, *ratios = entry.values()
-        print(
-            f"{entry['cell']:<7}{entry['size']:<16}{entry['best']:<26}"
-            "{:>11.2f}{:>15.2f}{:>19.2f}{:>10.2f}{:>7.2f}".format(*ratios)
-        )
-    for name, means in geometric_means(summary).items():
-        print(
-            f"{name:<7}{'geometric mean':<42}"
-            + "{:>11.2f}{:>15.2f}{:>19.2f}{:>10.2f}".format(*means.values())
-        )
+        names = (entry[name] for name in ("cell", "size", "one_device", "jax_peer"))
+        print(line.format(*names, *(f"{entry[name]:.2f}" for name in RATIOS)), end="")
+        print(f"{entry['floor']:>7.2f}  {entry['best']}")
+    for of_cell, means in geometric_means(summary).items():
+        ratios = (f"{means[name]:.2f}" for name in RATIOS)
+        print(line.format(of_cell, "geometric mean", "", "", *ratios))
 
 
 def draw(path: Path, rows: list[Row]) -> None:
@@ -336,6 +337,7 @@ def run(config: Config) -> None:
     print_tables(rows, summary, flops_per_second)
     figures = {
         "product_gflops": flops_per_second / 1e9,
+        "devices_when_sharded": cores(),
         "geometric_means": geometric_means(summary),
         "summary": summary,
         "results": [dataclasses.asdict(row) for row in rows],

@@ -29,11 +29,11 @@ from jaxtyping import Array
 
 import jaxrnn
 from benchmarks.measure import Spread, interleaved, typical_seconds
-from benchmarks.peers import OURS, CellName
 from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
 from experiments.harness.plots import COLOURS, MARKERS, save
 from experiments.harness.progress import counted
+from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.checks import check_positive
 
 Loss = Literal["last carry", "mean(y²)"]
@@ -93,7 +93,7 @@ def build(
     config: Config, loss: Loss, remat: Remat, steps: int
 ) -> tuple[Compiled, tuple[Any, Array], float]:
     """A compiled gradient, its arguments, and the seconds that compiling took."""
-    cell = OURS[config.cell](config.hidden_size)
+    cell = CELLS[config.cell](config.hidden_size)
     keys = jax.random.split(jax.random.key(0))
     params = cell.init(keys[0], config.in_features)
     xs = jax.random.normal(keys[1], (steps, config.batch_size, config.in_features))

@@ -16,9 +16,9 @@ from jaxtyping import Array
 
 import jaxrnn
 from experiments.harness.devices import batch_mesh, replicate, shard
+from jaxrnn.cells.table import CELLS
 
-CellName = Literal["lstm", "gru", "elman"]
-OURS: dict[CellName, Any] = {"lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU, "elman": jaxrnn.Elman}
+PeerCell = Literal["lstm", "gru", "elman"]  # names in the table of cells that other libraries have, too
 
 
 class Size(NamedTuple):
@@ -43,16 +43,16 @@ class Layer(NamedTuple):
 class Problem(NamedTuple):
     """What all libraries are given."""
 
-    cell: CellName
+    cell: PeerCell
     size: Size
     xs: np.ndarray  # (time, batch, in_features), float32
     params: Any  # ours; torch gets the same
 
 
-def problem(cell: CellName, size: Size) -> Problem:
+def problem(cell: PeerCell, size: Size) -> Problem:
     """Random inputs, weights and non-zero biases."""
     key, key_bias = jax.random.split(jax.random.key(0))
-    params = OURS[cell](size.hidden).init(key, size.in_features)
+    params = CELLS[cell](size.hidden).init(key, size.in_features)
     biases = {name: leaf for name, leaf in params._asdict().items() if name.startswith("b")}
     draws = jax.random.normal(key_bias, (len(biases), 4 * size.hidden))
     params = params._replace(
@@ -77,7 +77,7 @@ def _jax_layer(apply: Callable[[Any, Any], Array], params: Any, xs: Any) -> Laye
 
 def jaxrnn_layer(given: Problem, *, backward: Any, sharded: bool = False) -> Layer:
     """Ours; ``sharded`` splits the batch over the host's devices."""
-    cell = OURS[given.cell](given.size.hidden)
+    cell = CELLS[given.cell](given.size.hidden)
     params, xs = given.params, jnp.asarray(given.xs)
     if sharded:
         mesh = batch_mesh(given.size.batch)

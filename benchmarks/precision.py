@@ -23,11 +23,12 @@ import numpy as np
 import jaxrnn
 from benchmarks.layers import parse_size
 from benchmarks.measure import Spread, alone, interleaved, typical_seconds
-from benchmarks.peers import OURS, CellName, Size, problem
+from benchmarks.peers import PeerCell, Size, problem
 from benchmarks.record import check_json, load_average, publish
 from experiments.harness.command_line import main
 from experiments.harness.plots import COLOURS, save
 from experiments.harness.progress import counted
+from jaxrnn.cells.table import CELLS
 from jaxrnn.checks import check_positive
 from jaxrnn.recurrence import Backward
 
@@ -38,7 +39,7 @@ DTYPES = ("float32", "bfloat16")
 class Config:
     """Time and error of a train step in float32 and in bfloat16."""
 
-    cell: CellName = "lstm"
+    cell: PeerCell = "lstm"
     """Recurrent cell."""
     sizes: tuple[str, ...] = ("50,50,65,128", "32,128,64,256", "64,100,128,512", "1,200,64,256")
     """Sizes, each as BATCH,TIME,FEATURES,HIDDEN."""
@@ -68,12 +69,12 @@ def train_step(cell: Any, backward: Backward) -> Any:
     return jax.jit(jax.grad(loss, argnums=(0, 1)))
 
 
-def exact_gradients(cell: CellName, size: Size) -> list[np.ndarray]:
+def exact_gradients(cell: PeerCell, size: Size) -> list[np.ndarray]:
     """In float64, for a process of its own."""
     given = problem(cell, size)
     with jax.enable_x64(True):
         params, xs = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (given.params, given.xs))
-        grads = train_step(OURS[cell](size.hidden), "autodiff")(params, xs)
+        grads = train_step(CELLS[cell](size.hidden), "autodiff")(params, xs)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
 
 
@@ -87,7 +88,8 @@ def measure(config: Config) -> list[Row]:
             xs = jnp.asarray(given.xs)
             variants = {}
             for dtype, backward in itertools.product(DTYPES, get_args(Backward)):
-                step = train_step(OURS[config.cell](size.hidden, dtype=jnp.dtype(dtype)), backward)
+                cell: Any = CELLS[config.cell](size.hidden)
+                step = train_step(dataclasses.replace(cell, dtype=dtype), backward)
                 variants[dtype, backward] = partial(step, given.params, xs)
             errors = {
                 variant: max(

@@ -2,13 +2,14 @@
 
 import json
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from benchmarks import language_model, layers, measure, memory, record
 from benchmarks.measure import Spread
-from benchmarks.peers import LIBRARIES, OURS, Size, problem
+from benchmarks.peers import LIBRARIES, PeerCell, Size, problem
 
 
 def spread(median):
@@ -77,16 +78,18 @@ class TestLayers:
             row("haiku", 1.0, size="1,1,1,1"),
         ]
         first, second = layers.summarise(rows, flops_per_second=3 * 2 * 2 * 3 * 9 * 20)
-        assert first["best"] == "jaxrnn bptt, sharded"
+        assert (first["one_device"], first["best"]) == ("jaxrnn bptt", "jaxrnn bptt, sharded")
+        assert first["jax_peer"] == "keras"
         assert (first["to_torch"], first["to_best_jax_peer"]) == (3.0, 4.0)
         assert (first["one_device_to_torch"], first["one_device_to_best_jax_peer"]) == (1.5, 2.0)
         assert first["floor"] == 1.0  # a second of products in a second
         assert second["to_torch"] == 1.0
         means = layers.geometric_means([first, second])["lstm"]
         assert means["to_torch"] == pytest.approx(math.sqrt(3))
+        assert means["one_device_to_best_jax_peer"] == pytest.approx(math.sqrt(2))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("cell", OURS)
+    @pytest.mark.parametrize("cell", get_args(PeerCell))
     def test_all_libraries_run_and_ours_are_torchs(self, cell):
         pytest.importorskip("torch", reason="the peers extra is not installed")
         given = problem(cell, Size(batch=8, time=4, in_features=3, hidden=5))
