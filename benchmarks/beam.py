@@ -173,7 +173,7 @@ LIBRARIES: dict[str, Callable[[Config], Search]] = {
 
 
 def result(search: Search) -> tuple[np.ndarray, np.ndarray]:
-    """What a search finds."""
+    """Hypotheses that a search returns."""
     return search()
 
 

@@ -1,4 +1,4 @@
-"""What models compared at equal wall time share: the data, the clock and the course of the schedule.
+"""Data, clock and schedule shared by models that are compared at equal wall time.
 
 A run is limited by wall time and can still be replayed: its first steps measure how long a step takes,
 which fixes the number of steps once and for all. Whatever depends on that number begins after these

@@ -92,7 +92,7 @@ class Row:
 
     @property
     def size(self) -> int:
-        """What is varied."""
+        """The size that is varied."""
         return self.steps if self.against == "steps" else self.hidden_size
 
     @property
@@ -176,7 +176,7 @@ def check(config: Config) -> None:
 
 
 def plan(config: Config) -> list[tuple[Against, str, int, int]]:
-    """What to compile: (against, method, steps, hidden size)."""
+    """The programs to compile: (against, method, steps, hidden size)."""
     planned: list[tuple[Against, str, int, int]] = []
     for name, method in METHODS.items():
         planned += [("steps", name, steps, config.hidden_size) for steps in config.steps]

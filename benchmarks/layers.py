@@ -126,7 +126,7 @@ def build(library: str, cell: PeerCell, size: Size) -> Layer | None:
 
 
 def is_none(layer: Layer | None) -> bool:
-    """Whether there is no such layer."""
+    """Whether the library lacks the layer."""
     return layer is None
 
 
@@ -141,7 +141,7 @@ def peak(layer: Layer) -> int | None:
 
 
 def results(layer: Layer, call: str) -> list[np.ndarray]:
-    """What a call gives."""
+    """The arrays that a call returns."""
     return [np.asarray(leaf) for leaf in jax.tree.leaves(getattr(layer, call)())]
 
 

@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What all libraries are given."""
+    """The problem given to every library."""
 
     cell: PeerCell
     size: Size

@@ -1,4 +1,4 @@
-"""What every benchmark leaves: its figures with machine, versions and commit, and beside them a chart."""
+"""Record of a benchmark: its figures with machine, versions and commit, and a chart beside them."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Are the gradients right? Every cell, every option, every method; and would a mistake be found?
+"""Are the gradients right? Every cell, every option, every method; and would a mistake be detected?
 
     python -m experiments.gradient_check            the whole study
     python -m experiments.gradient_check --quick    two cells, in under a minute

@@ -1,6 +1,6 @@
-"""One cell's share of the gradient study: every option, every method, in float64.
+"""Gradients of one cell by every method, under every option, in float64.
 
-Each function takes names and numbers and returns what JSON can hold, so that processes can share the work.
+Takes names and numbers and returns what JSON can hold, so that processes can share the work.
 """
 
 import functools
@@ -77,7 +77,7 @@ def agreement(name: str, seed: int, *, quick: bool) -> dict[str, Any]:
 
 
 def _options_of_check(cell: Cell, seed: int) -> dict[str, Any]:
-    """What to call for each option that ``check`` has; equal shapes and switches, so that few compile."""
+    """A call of ``check`` for each of its options; equal shapes and switches, so that few compile."""
     params, xs, carry = problem(cell, seed)
     resets, never, full = _resets(seed), np.zeros((TIME, BATCH), bool), np.full(BATCH, TIME)
     saturated = jax.tree.map(lambda leaf: SATURATING * leaf, params)

@@ -1,4 +1,4 @@
-"""One problem for one cell: mistakes are put into its derivative, and the ways to notice them are asked."""
+"""One problem for one cell, to plant mistakes in its derivative and run every check on them."""
 
 import ast
 import contextlib
@@ -94,7 +94,7 @@ class Bench:
         return self.linearized("bptt") if reach(mutation) > BACKWARD else self.linear
 
     def check(self, mutation: Mutation | None) -> str:
-        """How ``jaxrnn.gradients.check`` finds a mistake; empty if it does not."""
+        """How ``jaxrnn.gradients.check`` detects a mistake; empty if it does not."""
         columns = dict(self.columns)
         with planted(mutation):
             try:
@@ -111,7 +111,7 @@ class Bench:
             return "wrong shape"
 
     def check_grads(self, mutation: Mutation | None) -> bool:
-        """Whether ``check_grads(..., order=1, modes=["rev"])`` finds it: that is ``check_vjp``."""
+        """Whether ``check_grads(..., order=1, modes=["rev"])``, that is ``check_vjp``, detects it."""
 
         def value(*arguments: Any) -> Any:
             if reach(mutation) < EVERYWHERE:
@@ -131,7 +131,7 @@ class Bench:
         return False
 
     def check_contract(self, mutation: Mutation | None) -> bool:
-        """Whether the contract's check of shapes and dtypes finds it."""
+        """Whether the contract's check of shapes and dtypes detects a mistake."""
         cell = renewed(self.cell)
         params, xs, carry = self.arguments
         noise = jax.tree.map(lambda leaf: leaf[0], self.options.get("noise"))
@@ -194,7 +194,7 @@ def planted(mutation: Mutation | None) -> Iterator[None]:
 
 
 def _compiled(mutation: Mutation) -> Any:
-    """What the source of a mutation defines, in the module that it comes from."""
+    """The function or table that a mutation's source defines, in the module that it comes from."""
     target, found = mutation.target, dict[str, Any]()
     if not isinstance(target.tree, ast.FunctionDef):
         exec(mutation.source, vars(target.module), found)

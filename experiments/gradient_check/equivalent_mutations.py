@@ -1,4 +1,4 @@
-"""The mistakes that change nothing, each with the reason why."""
+"""Equivalent mutants: mistakes that change no result, each with the reason."""
 
 import fnmatch
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Mistakes made mechanically: every operator, operand, name and argument changed, one at a time.
 
-Works on source alone; ``mutation_targets`` says where the mistakes are put, ``mutations`` who finds them.
+Works on source alone: ``mutation_targets`` chooses the functions, ``mutations`` judges the outcome.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Where the mutation study puts its mistakes: hand-derived derivatives, and the masked step."""
+"""The functions that mistakes are put into: hand-derived derivatives, and the masked step."""
 
 import ast
 import functools
@@ -142,7 +142,7 @@ def _helpers(function: Any) -> Iterator[tuple[ModuleType, str]]:
 
 
 def _residuals(tree: ast.FunctionDef) -> tuple[ast.AST, ...]:
-    """What a step_fwd computes for its third result alone."""
+    """Nodes of a step_fwd that only its third result depends on."""
     *_, last = (node for node in ast.walk(tree) if isinstance(node, ast.Return))
     assert isinstance(last.value, ast.Tuple)
     needed = _names(*last.value.elts[:2])

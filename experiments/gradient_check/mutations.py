@@ -1,8 +1,8 @@
-"""The mutation study: one mistake at a time in the hand-derived derivatives, and whether anyone notices.
+"""The mutation study: one mistake at a time in the hand-derived derivatives, and which checks detect it.
 
-``mutants`` makes the mistakes, ``mutation_targets`` says where. A mistake is found if gradients, outputs or
-last carry of ``backward="bptt"`` then differ by more than 1e-12 from the other columns of
-``jaxrnn.gradients.check``, or the contract is broken. What is not found must be listed in
+``mutants`` makes the mistakes, ``mutation_targets`` says where, ``bench`` plants one and runs the checks. A
+mistake is found if gradients, outputs or last carry of ``backward="bptt"`` then differ by more than 1e-12
+from the other columns of ``jaxrnn.gradients.check``, or the contract is broken. Any other must be listed in
 ``equivalent_mutations``, with the reason why it changes nothing.
 """
 
@@ -78,7 +78,7 @@ def judge(name: str, mutation: Mutation, dtypes: Collection[str] = DTYPES) -> Ou
 
 
 def check_grads(name: str, problem: tuple[int, Kind], mutation: Mutation, dtype: str) -> str:
-    """Whether ``jax.test_util.check_grads`` finds a mistake on one problem."""
+    """The answer of ``jax.test_util.check_grads`` on one problem: FOUND, MISSED or FALSE_ALARM."""
     with jax.enable_x64(dtype == "float64"):
         if _false_alarm(name, *problem, dtype):
             return FALSE_ALARM
@@ -92,7 +92,7 @@ def _false_alarm(name: str, maker: int, kind: Kind, dtype: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What became of the mistakes of one subject, in plain numbers and strings."""
+    """Outcomes of all mistakes of one subject, in plain numbers and strings."""
 
     name: str
     seeded: int

@@ -65,7 +65,7 @@ def draw_step_sizes(path: Path, errors: dict[str, list[float]]) -> None:
 
 
 def draw_mutations(path: Path, studies: list[mutations.Study]) -> None:
-    """How many mistakes are missed, for each derivative: by the comparison, and by JAX's own check."""
+    """Missed mistakes of each derivative: by the comparison, and by JAX's own check."""
     studies = [study for study in studies if study.found]
     series = {"missed by this comparison": [len(study.unexplained) for study in studies]}
     for dtype in mutations.DTYPES:

@@ -1,4 +1,8 @@
-"""The study: its settings, its parts, its files."""
+"""The study: its settings, its parts, its files.
+
+Read on in ``agreement`` and ``precision``; for mutations in ``mutations``, ``bench``, ``subjects``,
+``mutation_targets`` and ``mutants``; then in ``report``.
+"""
 
 import dataclasses
 from dataclasses import dataclass

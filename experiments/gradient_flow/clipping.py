@@ -85,7 +85,7 @@ def measure(config: Config, out: Path) -> Result:
 
 
 def judge(figures: Figures) -> list[Claim]:
-    """Does clipping keep training alive, and do both kinds do the same, whatever the threshold?"""
+    """Claims about both kinds of clipping, at several thresholds."""
     diverged = {name: row["diverged"] for name, row in figures.items()}
     losses = {
         name: [np.inf if end is None else end for end in row["last losses"]]

@@ -111,7 +111,7 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def judge(figures: Figures) -> list[Claim]:
-    """Two powers of T, and one gradient."""
+    """Claims about the powers of T that the costs grow with."""
     error = max(row["relative error"] for row in figures.values())
     slopes = {name: row["slope"] for name, row in figures.items()}
     naive, *others = slopes.values()

@@ -41,7 +41,7 @@ def measure(config: Config, out: Path) -> Result:
 
 
 def judge(figures: Figures) -> list[Claim]:
-    """What gates, biases and the highway do in fresh networks."""
+    """Claims about gates, biases and the highway in fresh networks."""
     at_end = {name: row["norm, T"] for name, row in figures.items()}
     gated = {name: norm for name, norm in at_end.items() if name not in ("Elman tanh", "IRNN")}
     biases = {name: row["norm, T/2"] for name, row in figures.items() if "bias" in name}

@@ -56,7 +56,7 @@ def jacobian_norms(config: Config) -> dict[tuple[str, str, float], Flow]:
 
 
 def judge(figures: Figures) -> list[Claim]:
-    """What is sufficient, and what necessary."""
+    """Claims about conditions that are sufficient or necessary."""
     pascanu = "Pascanu et al. 2013"
     worst = max(row["norm / bound"] for row in figures.values())
     small = [row["norm, T"] for row in figures.values() if row["γλ"] < 0.999]

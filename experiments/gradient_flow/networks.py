@@ -1,4 +1,4 @@
-"""Fresh networks, their inputs, and what becomes of their gradients."""
+"""Fresh networks, their inputs, and the flow of their gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ def unit(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def flows(cell: Cell, config: Config, recurrent: Callable[[jax.Array, int], Any] | None = None) -> Flow:
-    """What becomes of the gradient, every leaf (draws, ...); ``recurrent`` replaces W_hh."""
+    """Gradient flow of every draw, every leaf (draws, ...); ``recurrent`` replaces W_hh."""
     measured = []
     for number in range(config.draws):
         params, xs, d_carry = draw(cell, config, number, config.time)

@@ -13,7 +13,7 @@ Figures = dict[str, dict[str, Any]]  # by what was measured, a row each
 
 
 class Claim(NamedTuple):
-    """What the literature says, and what was seen here."""
+    """A claim of the literature, and whether the figures show it."""
 
     claim: str
     source: str

@@ -10,7 +10,7 @@ class Config:
     """Measure gradients on their way back through time."""
 
     part: Literal["all", "jacobians", "gates", "clipping", "truncation", "cost"] = "all"
-    """What to measure."""
+    """Part to measure."""
     time: int = 100
     """Steps T; the training runs take half as many, the costs a quarter to eight times as many."""
     hidden_size: int = 32

@@ -1,4 +1,7 @@
-"""The study: part after part, each measured, judged and plotted."""
+"""The study: part after part, each measured, judged and plotted.
+
+Read on in ``networks``, then in ``jacobians``, ``gates``, ``clipping``, ``truncation`` and ``cost``.
+"""
 
 import time
 from collections.abc import Callable

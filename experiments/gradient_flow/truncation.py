@@ -50,7 +50,7 @@ def cut_off(cell: Cell, config: Config, number: int, steps: int) -> list[tuple[f
 
 
 def judge(figures: Figures) -> list[Claim]:
-    """How far back must a gradient be followed?"""
+    """Claims about the number of steps that truncated BPTT needs."""
     of = {name.split(", loss")[0]: row["h for 10°"] for name, row in figures.items() if "all" in name}
     return [
         Claim("a few steps of truncated BPTT give nearly the full gradient", "Williams & Peng 1990",
