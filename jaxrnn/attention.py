@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Inexact, Int, Key
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 from jaxrnn.cells.dense import cast_like
-from jaxrnn.checks import check_positive, check_shapes, checked_lengths, settle
+from jaxrnn.checks import check_like, check_positive, checked_lengths, describe, settle
 from jaxrnn.promotion import default_promotion
 
 
@@ -297,7 +297,9 @@ class AttentionDecoder(Cell):
         mask = jnp.ones(values.shape[:-1], bool)
         if lengths is not None:
             *batch_shape, source, _ = values.shape
-            lengths = checked_lengths(lengths, source, tuple(batch_shape), of="the memory")
+            lengths = checked_lengths(
+                lengths, source, tuple(batch_shape), "the memory", "(*batch, source, features)"
+            )
             mask = jnp.arange(source) < lengths[..., None]
             values = jnp.where(mask[..., None], values, 0)  # keys see them, and their gradient with them
         return Memory(values, self.attention.keys(weights.attention, values), mask)
@@ -354,9 +356,7 @@ class AttentionDecoder(Cell):
     def check(self, params: Params, carry: Carry, x: Any) -> None:
         """Raise ValueError unless weights, memory, carry and x fit each other."""
         if not isinstance(params, tuple) or len(params) != 2 or not isinstance(params[1], Memory):
-            raise ValueError(
-                f"params of an AttentionDecoder are (weights, memory), got {jax.tree.structure(params)}"
-            )
+            raise ValueError(f"params of an AttentionDecoder are (weights, memory), got {describe(params)}")
         weights, memory = params
         super().check(weights, carry, x)
         fed = x.shape[-1] + (self.size if self.input_feeding else 0)
@@ -365,7 +365,7 @@ class AttentionDecoder(Cell):
         values = jax.ShapeDtypeStruct((*shape, self.memory_features), weights.w_c.dtype)
         keys = jax.eval_shape(self.attention.keys, weights.attention, values)
         mask = jax.ShapeDtypeStruct(shape, jnp.dtype(bool))
-        check_shapes(f"memory for batch shape {shape[:-1]}", Memory(values, keys, mask), memory)
+        check_like("memory", Memory(values, keys, mask), memory, because=f"the batch shape is {shape[:-1]}")
 
 
 # To keep (*batch, source, a) of every step for the derivative takes longer than to compute it again.

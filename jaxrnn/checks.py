@@ -1,5 +1,6 @@
 """Checks of what users hand in: each raises a ValueError that says what was expected and what came."""
 
+import dataclasses
 import functools
 import inspect
 import operator
@@ -150,45 +151,112 @@ def _kind(value: Any) -> Any:
     return kind if known else np.dtype(object)
 
 
-def check_shapes(what: str, expected: Any, actual: Any) -> None:
-    """Raise ValueError, naming the leaf, unless two pytrees have the same structure and shapes, and
-    ``actual`` is floating-point where ``expected`` is.
+def check_like(what: str, expected: Any, got: Any, *, because: str = "", same_dtype: bool = False) -> None:
+    """Raise ValueError, naming the field, unless two pytrees have the same structure and shapes, and the
+    same dtypes (without ``same_dtype``: ``got`` is floating-point where ``expected`` is).
+
+    >>> from jaxrnn import LSTMCarry
+    >>> check_like("carry", LSTMCarry(jnp.ones(2), jnp.ones(2)), LSTMCarry(jnp.ones(2), jnp.ones(3)))
+    Traceback (most recent call last):
+    ValueError: carry.c should have shape (2,), got (3,)
     """
-    expected_tree: Any = jax.tree.structure(expected)
-    actual_tree: Any = jax.tree.structure(actual)
-    if expected_tree != actual_tree:
-        raise ValueError(f"{what}: expected the structure {expected_tree}, got {actual_tree}")
+    reason = f"; {because}" if because else ""
+    wanted_tree: Any = jax.tree.structure(expected)
+    got_tree: Any = jax.tree.structure(got)
+    if wanted_tree != got_tree:
+        difference = _difference(what, expected, got) or f"{what} should be {wanted_tree}, got {got_tree}"
+        raise ValueError(difference + reason)
     leaves = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, want), got in zip(leaves, jax.tree.leaves(actual), strict=True):
-        name = jax.tree_util.keystr(path) or "itself"
-        if tuple(want.shape) != tuple(jnp.shape(got)):
+    for (path, want), leaf in zip(leaves, jax.tree.leaves(got), strict=True):
+        shape, dtype = tuple(jnp.shape(leaf)), jnp.result_type(leaf)
+        wanted_shape, wanted_dtype = tuple(jnp.shape(want)), jnp.result_type(want)
+        name = what + jax.tree_util.keystr(path)
+        if shape != wanted_shape:
+            raise ValueError(f"{name} should have shape {wanted_shape}, got {shape}{reason}")
+        if same_dtype and dtype != wanted_dtype:
+            raise ValueError(f"{name} should be {wanted_dtype}, got {dtype}{reason}")
+        if jnp.issubdtype(wanted_dtype, jnp.inexact) and not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(f"{name} should be floating-point, got {dtype}{reason}")
+
+
+def describe(tree: Any) -> str:
+    """The outermost level of a pytree in words.
+
+    >>> from jaxrnn import LSTMCarry
+    >>> describe(LSTMCarry(1, 2)), describe({"w": 1}), describe([1, 2]), describe(jnp.ones(3))
+    ('LSTMCarry(h, c)', "a dict with the keys 'w'", 'a list of 2', 'an array')
+    """
+    kind, names = type(tree).__name__, getattr(tree, "_fields", None)
+    if dataclasses.is_dataclass(tree) and _children(tree):
+        names = [field.name for field in dataclasses.fields(tree)]
+    if names is not None:
+        return f"{kind}({', '.join(names)})"
+    if isinstance(tree, dict):
+        return f"a {kind} with the keys {', '.join(map(repr, tree))}" if tree else f"an empty {kind}"
+    if isinstance(tree, tuple | list):
+        return f"a {kind} of {len(tree)}"
+    return "an array" if hasattr(tree, "shape") else "None" if tree is None else kind
+
+
+def _difference(name: str, expected: Any, got: Any) -> str | None:
+    """Where the structures of two pytrees first differ, in words."""
+    wanted, came = _children(expected), _children(got)
+    is_one_kind = type(expected) is type(got) or wanted is came is None
+    if not is_one_kind or (wanted is not None and wanted.keys() != came.keys()):  # type: ignore[union-attr]
+        return f"{name} should be {describe(expected)}, got {describe(got)}"
+    differences = (_difference(name + key, wanted[key], came[key]) for key in wanted or ())  # type: ignore[index]
+    return next(filter(None, differences), None)
+
+
+def _children(tree: Any) -> dict[str, Any] | None:
+    """The parts of a pytree one level down, by their place; None for a leaf."""
+    if jax.tree_util.all_leaves([tree]):
+        return None
+    parts = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+    return {jax.tree_util.keystr(path): part for path, part in parts}
+
+
+def checked_lengths(
+    lengths: Any, time: int, batch_shape: tuple[int, ...], of: str = "xs", axes: str | None = None
+) -> Array:
+    """Lengths as an array; ValueError unless they are integers in [0, time], one per sequence.
+
+    ``of`` names the array with the time axis, and ``axes`` says how it lies.
+    """
+    shape, dtype = np.shape(lengths), getattr(lengths, "dtype", None) or np.asarray(lengths).dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"lengths must be integers, got {dtype}")
+    if shape != batch_shape:
+        raise ValueError(misfit(of, axes or time_major(len(batch_shape)), batch_shape, "lengths", shape))
+    if not isinstance(lengths, jax.core.Tracer) and (concrete := np.asarray(lengths)).size:
+        low, high = int(concrete.min()), int(concrete.max())
+        if low < 0 or high > time:
             raise ValueError(
-                f"{what}: leaf {name} should have shape {tuple(want.shape)}, got {tuple(jnp.shape(got))}"
+                f"lengths must lie in [0, {time}] (the time axis of {of}), got values from {low} to {high}"
             )
-        floating = jnp.issubdtype(jnp.result_type(got), jnp.inexact)
-        if jnp.issubdtype(want.dtype, jnp.inexact) and not floating:
-            raise ValueError(f"{what}: leaf {name} should be floating-point, got {jnp.result_type(got)}")
-
-
-def checked_lengths(lengths: Any, time: int, batch_shape: tuple[int, ...], of: str = "xs") -> Array:
-    """Lengths as an array; ValueError unless they are integers in [0, time], one per sequence."""
-    if not isinstance(lengths, jax.core.Tracer):
-        concrete = np.asarray(lengths)
-        if concrete.dtype.kind in "iu" and concrete.size:
-            low, high = int(concrete.min()), int(concrete.max())
-            if low < 0 or high > time:
-                raise ValueError(
-                    f"lengths must lie in [0, {time}] (the time axis of {of}), "
-                    f"got values from {low} to {high}"
-                )
     lengths = on_device(lengths)
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
-    if lengths.shape != batch_shape:
-        raise ValueError(f"lengths must have the batch shape of {of} {batch_shape}, got {lengths.shape}")
     # Clipped in their own type, which may be wider; a narrower one need not reach the time.
-    most = min(time, jnp.iinfo(lengths.dtype).max)
-    return _clipped(lengths, most)
+    return _clipped(lengths, min(time, jnp.iinfo(lengths.dtype).max))
+
+
+def time_major(batch_axes: int) -> str:
+    """The axes of xs in words.
+
+    >>> time_major(1)
+    'time-major (time, batch, features)'
+    """
+    return f"time-major (time, {'batch' if batch_axes == 1 else '*batch'}, features)"
+
+
+def misfit(of: str, axes: str, batch_shape: tuple[int, ...], what: str, shape: tuple[int, ...]) -> str:
+    """The message for an array whose batch is another than that of ``of``.
+
+    >>> misfit("xs", time_major(1), (2,), "lengths", (5,))
+    'xs is time-major (time, batch, features); lengths has 5 entries but xs has batch 2'
+    """
+    got = f"{shape[0]} entr{'y' if shape[0] == 1 else 'ies'}" if len(shape) == 1 else f"shape {shape}"
+    batch = f"batch {batch_shape[0]}" if len(batch_shape) == 1 else f"batch shape {batch_shape}"
+    return f"{of} is {axes}; {what} has {got} but {of} has {batch}"
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Inexact, Int
 from jaxrnn.bptt import scan_bptt
 from jaxrnn.caching import by_value
 from jaxrnn.cells.adapted import as_cell
-from jaxrnn.cells.cell import Carry, Cell, Noise, Params, expected_carry, overridden
-from jaxrnn.checks import check_count, check_positive, checked_lengths, on_device
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params, expected_carry, expected_params, overridden
+from jaxrnn.checks import check_count, check_positive, checked_lengths, on_device, time_major
 from jaxrnn.scan import Inputs, prepare, scan_steps
 
 Backward = Literal["autodiff", "bptt"]
@@ -49,7 +49,8 @@ def unroll(
       resets: True at the first position of a segment (a document, an episode): between t−1 and t the
         carry returns to the cell's initial one, in either direction. Padding wins over resets. Under
         ``reverse``, ``resets[0]`` has no step after it and changes nothing.
-      noise: what ``cell.noise(key, time, batch_shape)`` drew; a constant, which gets no gradient.
+      noise: random numbers drawn by ``cell.noise(key, time, batch_shape)``; a constant, which gets no
+        gradient. Without it, ``Zoneout`` and ``VariationalDropout`` are deterministic.
       reverse: run from step length−1 down to 0; outputs stay at their positions.
       backward: "autodiff" takes gradients by ``jax.grad`` through the scan, in forward mode too and to
         any order. "bptt" takes them from the cell's hand-derived derivative, which is faster; reverse
@@ -223,10 +224,15 @@ def checked_arguments(
     noise: Noise,
 ) -> tuple[Array, Array | None, Array | None]:
     """xs, lengths and resets as arrays; ValueError unless everything fits together."""
+    _check_order(cell, params, xs)
     xs = on_device(xs)
+    if not jnp.issubdtype(xs.dtype, jnp.inexact):
+        raise ValueError(f"xs must be floating-point, got {xs.dtype}")
+    if xs.ndim < 2:
+        raise ValueError(f"xs must be (time, *batch, in_features), of rank 2 or more, got shape {xs.shape}")
     lengths = None if lengths is None else checked_lengths(lengths, xs.shape[0], xs.shape[1:-1])
     resets = None if resets is None else on_device(resets)
-    _check(cell, params, xs, carry, lengths, resets, noise)
+    _check(cell, params, xs, carry, resets, noise)
     return xs, lengths, resets
 
 
@@ -235,25 +241,43 @@ def _check(
     params: Params,
     xs: Array,
     carry: Carry | None,
-    lengths: Array | None,
     resets: Array | None,
     noise: Noise,
 ) -> None:
     """Raise ValueError unless the arrays of an unroll fit each other."""
-    if not jnp.issubdtype(xs.dtype, jnp.inexact):
-        raise ValueError(f"xs must be floating-point, got {xs.dtype}")
-    if xs.ndim < 2:
-        raise ValueError(f"xs must be (time, *batch, in_features), of rank 2 or more, got shape {xs.shape}")
-    time, *batch_shape, in_features = xs.shape
-    one_step = jax.ShapeDtypeStruct((*batch_shape, in_features), xs.dtype)
-    if carry is None:
-        carry = expected_carry(cell, tuple(batch_shape))
-    cell.check(params, carry, one_step)
-    if resets is not None and (resets.dtype != bool or resets.shape != (time, *batch_shape)):
+    time, batch_shape = xs.shape[0], xs.shape[1:-1]
+    one_step = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+    try:
+        cell.check(params, expected_carry(cell, batch_shape) if carry is None else carry, one_step)
+    except ValueError:
+        _check_time_major(cell, xs, carry)
+        raise
+    if resets is not None and resets.dtype != bool:
+        raise ValueError(f"resets must be bool, got {resets.dtype}")
+    if resets is not None and resets.shape != (time, *batch_shape):
         raise ValueError(
-            f"resets must be bool of shape {(time, *batch_shape)}, "
-            f"got {resets.dtype} of shape {resets.shape}"
+            f"xs is {time_major(len(batch_shape))}; resets must have shape {(time, *batch_shape)}, "
+            f"got {resets.shape}"
         )
     for leaf in jax.tree.leaves(noise):
         if leaf.ndim < 1 or leaf.shape[0] != time:
             raise ValueError(f"every leaf of noise must lead with time {time}, got shape {leaf.shape}")
+
+
+def _check_order(cell: Cell, params: Params, xs: Any) -> None:
+    """Raise TypeError if params and xs have changed places."""
+    if hasattr(params, "dtype") and jnp.ndim(params) > 0 and not (hasattr(xs, "dtype") or type(xs) is list):
+        expected: Any = jax.tree.structure(expected_params(cell, params.shape[-1]))
+        if jax.tree.structure(xs) == expected:
+            raise TypeError("params and xs are swapped: the order is (cell, params, xs)")
+
+
+def _check_time_major(cell: Cell, xs: Array, carry: Carry | None) -> None:
+    """Raise ValueError if a carry that does not fit would fit xs with batch first."""
+    fitting = [leaf.shape for leaf in jax.tree.leaves(expected_carry(cell, xs.shape[:1]))]
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(carry)]
+    if xs.ndim == 3 and shapes and shapes == fitting:
+        first, second, _ = xs.shape
+        raise ValueError(
+            f"xs is {time_major(1)}; carry has batch {first} but xs has batch {second}"
+        ) from None

@@ -348,15 +348,15 @@ class TestBadInput:
             (lambda state, logits: (state, logits > 0), r"got bool of shape \(4, 5\)"),
             (
                 lambda state, logits: (state["memory"], logits),
-                "a state of the structure .* that it got, got",
+                "state like .*: state should be a dict with the keys 'time', 'memory', got an array",
             ),
             (
                 lambda state, logits: (state | {"memory": state["memory"][:, :2]}, logits),
-                r"leaf \['memory'\] was float32 of shape \(4, 5\), and came back as float32 of .* \(4, 2\)",
+                r"state like the one it got: state\['memory'\] should have shape \(4, 5\), got \(4, 2\)",
             ),
             (
                 lambda state, logits: (state | {"time": state["time"] * 1.0}, logits),
-                r"leaf \['time'\] was int32 .* came back as float32",
+                r"state\['time'\] should be int32, got float32",
             ),
             (lambda state, logits: (state, logits, jnp.zeros(3)), r"lead with the lanes, 4; got \(3,\)"),
             (lambda state, logits: (state, logits, 0, 0), r"\(state, logits, extras\), got 4 results"),

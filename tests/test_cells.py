@@ -276,15 +276,19 @@ class TestBadInput:
     def test_step(self):
         cell = jaxrnn.LSTM(5)
         params, carry = cell.init(jax.random.key(0), 3), cell.initial_carry((2,))
-        with pytest.raises(ValueError, match=r"leaf \.w_ih should have shape \(4, 20\), got \(3, 20\)"):
+        with pytest.raises(
+            ValueError, match=r"^params\.w_ih should have shape \(4, 20\), got \(3, 20\); .* 4 features"
+        ):
             cell.step(params, carry, jnp.ones((2, 4)))
-        with pytest.raises(ValueError, match=r"leaf \.h should have shape \(7, 5\), got \(2, 5\)"):
+        with pytest.raises(
+            ValueError, match=r"^carry\.h should have shape \(7, 5\), got \(2, 5\); .* \(7,\)"
+        ):
             cell.step(params, carry, jnp.ones((7, 3)))
         with pytest.raises(ValueError, match=r"expects x as floating-point .* got int32"):
             cell.step(params, carry, jnp.ones((2, 3), int))
-        with pytest.raises(ValueError, match=r"expected the structure .*LSTMCarry.* got .*ElmanCarry"):
+        with pytest.raises(ValueError, match=r"^carry should be LSTMCarry\(h, c\), got ElmanCarry\(h\)"):
             cell.step(params, jaxrnn.Elman(5).initial_carry((2,)), jnp.ones((2, 3)))
-        with pytest.raises(ValueError, match=r"expected the structure .*GRUParams.* got .*LSTMParams"):
+        with pytest.raises(ValueError, match=r"params should be GRUParams\(.*, b_hh\), got LSTMParams\("):
             jaxrnn.GRU(5).step(params, carry, jnp.ones((2, 3)))
 
     def test_a_cell_without_its_parts_says_which(self):

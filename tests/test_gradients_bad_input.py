@@ -53,12 +53,12 @@ BROKEN = {
     "step-structure": (
         "step",
         lambda carry, y: (carry.h, y),
-        r"step: carry should have the structure PyTreeDef\(.*ElmanCarry.*, got PyTreeDef\(\*\)",
+        r"step: carry should be ElmanCarry\(h\), got an array$",
     ),
     "step-dtype": (
         "step",
         lambda carry, y: (jax.tree.map(narrow, carry), y),
-        r"step: carry\.h should be float64, as it came, got float32",
+        r"step: carry\.h should be float64, got float32",
     ),
     "step-shape": (
         "step",
@@ -79,12 +79,12 @@ BROKEN = {
     "step_fwd-structure": (
         "step_fwd",
         lambda carry, y, residuals: ((carry,), y, residuals),
-        "step_fwd: carry should have the structure",
+        r"step_fwd: carry should be ElmanCarry\(h\), got a tuple of 1",
     ),
     "step_fwd-dtype": (
         "step_fwd",
         lambda carry, y, residuals: (jax.tree.map(narrow, carry), y, residuals),
-        r"step_fwd: carry\.h should be float64, as it came, got float32",
+        r"step_fwd: carry\.h should be float64, got float32",
     ),
     "step_fwd-y": (
         "step_fwd",
@@ -95,7 +95,7 @@ BROKEN = {
     "step_bwd-structure": (
         "step_bwd",
         lambda d_carry, delta: (d_carry.h, delta),
-        "step_bwd: d_carry should have the structure",
+        r"step_bwd: d_carry should be ElmanCarry\(h\), got an array",
     ),
     "step_bwd-shape": (
         "step_bwd",
@@ -105,7 +105,7 @@ BROKEN = {
     "step_bwd-dtype": (
         "step_bwd",
         lambda d_carry, delta: (jax.tree.map(narrow, d_carry), delta),
-        r"step_bwd: d_carry\.h should be float64, as it came, got float32",
+        r"step_bwd: d_carry\.h should be float64, got float32",
     ),
     "step_bwd-delta": (
         "step_bwd",
@@ -120,12 +120,12 @@ BROKEN = {
     "input_grads-structure": (
         "input_grads",
         lambda d_xs: (d_xs,),
-        r"input_grads: d_xs should have the structure PyTreeDef\(\*\), got",
+        r"input_grads: d_xs should be an array, got a tuple of 1",
     ),
     "param_grads-structure": (
         "param_grads",
         lambda grads: tuple(grads),
-        "param_grads: d_params should have the structure .*ElmanParams",
+        r"param_grads: d_params should be ElmanParams\(w_ih, w_hh, b\), got a tuple of 3",
     ),
     "param_grads-shape": (
         "param_grads",
@@ -135,7 +135,7 @@ BROKEN = {
     "param_grads-dtype": (
         "param_grads",
         lambda grads: grads._replace(w_hh=narrow(grads.w_hh)),
-        r"param_grads: d_params\.w_hh should be float64, as it came, got float32",
+        r"param_grads: d_params\.w_hh should be float64, got float32",
     ),
 }
 
@@ -247,18 +247,16 @@ class TestMethods:
 
     def test_weights_that_do_not_fit_the_outputs(self, method):
         ys = jnp.ones((7, 4, 5))
-        self.raises(
-            r"d_ys: leaf itself should have shape \(7, 4, 5\), got \(7, 4\)", method, d_ys=ys[..., 0]
-        )
-        self.raises("d_ys: leaf itself should be floating-point, got int32", method, d_ys=ys.astype(int))
-        self.raises(r"d_carry: expected the structure .*ElmanCarry.* got PyTree", method, d_carry=ys[0])
+        self.raises(r"d_ys should have shape \(7, 4, 5\), got \(7, 4\)", method, d_ys=ys[..., 0])
+        self.raises("d_ys should be floating-point, got int32", method, d_ys=ys.astype(int))
+        self.raises(r"d_carry should be ElmanCarry\(h\), got an array", method, d_carry=ys[0])
         other = random_carry(self.cell, (3,), "float32")
-        self.raises(r"d_carry: leaf \.h should have shape \(4, 5\), got \(3, 5\)", method, d_carry=other)
+        self.raises(r"d_carry\.h should have shape \(4, 5\), got \(3, 5\)", method, d_carry=other)
 
     def test_what_unroll_refuses(self, method):
         lengths = np.array([0, 8, 1, 1])
         self.raises(r"lengths must lie in \[0, 7\]", method, d_ys=jnp.ones((7, 4, 5)), lengths=lengths)
-        with pytest.raises(ValueError, match=r"params.*expected the structure"):
+        with pytest.raises(ValueError, match=r"params should be ElmanParams\(.*, got GRUParams\("):
             method(
                 self.cell, random_params(jaxrnn.GRU(5), "float32"), jnp.ones((7, 4, 3)), d_ys=jnp.ones(1)
             )

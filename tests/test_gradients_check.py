@@ -280,9 +280,13 @@ class TestCompare:
         ]
 
     def test_what_cannot_be_compared(self):
-        with pytest.raises(ValueError, match=r"w: the methods give different shapes: a \(2,\), b \(3,\)"):
+        with pytest.raises(
+            ValueError, match=r"w of b should have shape \(2,\), got \(3,\); compared with a"
+        ):
             compare("", {"a": {"w": np.ones(2)}, "b": {"w": np.ones(3)}})
-        with pytest.raises(ValueError, match=r"w: the methods give different structures: a .*'x'.*b .*'y'"):
+        with pytest.raises(
+            ValueError, match=r"w of b should be a dict with .* 'x', got a dict with .* 'y'; compared"
+        ):
             compare("", {"a": {"w": {"x": np.ones(2)}}, "b": {"w": {"y": np.ones(2)}}})
         with pytest.raises(ValueError, match="there are no gradients to compare"):
             compare("", {})

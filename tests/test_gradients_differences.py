@@ -175,7 +175,9 @@ class TestBadInput:
         def along(directions):
             return method(lambda x: x["a"] * x["b"], {"a": jnp.ones(3), "b": 1.0}, directions=directions)
 
-        with pytest.raises(ValueError, match="directions: expected the structure"):
+        with pytest.raises(
+            ValueError, match="directions should be a dict with the keys 'a', 'b', got an array"
+        ):
             along(jnp.ones((2, 3)))
         with pytest.raises(ValueError, match=r"\['a'\] should have shape \(2, 3\), got \(2, 4\)"):
             along({"a": jnp.ones((2, 4)), "b": jnp.ones(2)})

@@ -70,6 +70,8 @@ def as_cell(cell: Any) -> Cell:
     """
     if inspect.isclass(cell):
         raise TypeError(f"expected a cell, got the class {cell.__name__}; make one: {cell.__name__}(...)")
+    if type(cell) in (list, tuple):
+        raise TypeError(f"expected a cell, got a {type(cell).__name__} of {len(cell)}; use Stack([...])")
     is_one = issubclass(type(cell), Cell)
     missing = [] if is_one else [name for name in NEEDED if not _has(cell, name)]
     if missing:

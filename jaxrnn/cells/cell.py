@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Inexact, Key
 
 from jaxrnn.caching import is_value
-from jaxrnn.checks import check_by_name, check_positive, check_shapes, settle
+from jaxrnn.checks import check_by_name, check_like, check_positive, settle
 from jaxrnn.promotion import default_promotion
 
 # What names a dtype, as NumPy and JAX take it.
@@ -165,9 +165,10 @@ class Cell:
                 f"got {x.dtype} of shape {tuple(x.shape)}"
             )
         expected = expected_params(self, x.shape[-1])
-        check_shapes(f"params for inputs of {x.shape[-1]} features", expected, params)
+        check_like("params", expected, params, because=f"inputs have {x.shape[-1]} features")
         batch_shape = tuple(x.shape[:-1])
-        check_shapes(f"carry for batch shape {batch_shape}", expected_carry(self, batch_shape), carry)
+        expected = expected_carry(self, batch_shape)
+        check_like("carry", expected, carry, because=f"the batch shape is {batch_shape}")
 
 
 @dataclass(frozen=True)

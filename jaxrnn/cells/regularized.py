@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 from jaxrnn.cells.cell import Carry, Cell, Deltas, Noise, Params, Residuals
 from jaxrnn.cells.dense import cast_like
 from jaxrnn.cells.wrapped import WrappedCell
-from jaxrnn.checks import check_fraction, check_shapes, settle
+from jaxrnn.checks import check_fraction, check_like, settle
 from jaxrnn.promotion import default_promotion
 
 
@@ -33,7 +33,9 @@ class Zoneout(WrappedCell):
         S_t = d ⊙ S_{t-1} + (1 − d) ⊙ S̃_t        for h and c each, with rates of their own
         y_t = h_t
 
-    Without noise, d is its expectation, the rate: the deterministic network that is used after training.
+    Without noise the cell is deterministic: d is its expectation, the rate, as is used after training. For
+    training, draw noise with ``cell.noise(key, time, batch_shape)`` and give it to ``unroll``, which draws
+    none by itself.
 
     Derivative::
 
@@ -147,7 +149,7 @@ class Zoneout(WrappedCell):
 
     def _noise_of_step(self, carry: Carry, noise: ZoneoutNoise | None) -> tuple[Carry, Noise]:
         if noise is not None:
-            check_shapes("noise", carry, noise.keep)
+            check_like("noise.keep", carry, noise.keep)
             return noise.keep, noise.cell
         rates = {name: jnp.asarray(getattr(self, f"rate_{name}")) for name in carry._fields}
         return type(carry)(**rates), None
@@ -172,7 +174,9 @@ class VariationalDropout(WrappedCell):
         S_t, ỹ_t = cell(params, S_{t-1} with m_h ⊙ h_{t-1} for h_{t-1}, x_t)
         y_t      = m_y ⊙ ỹ_t
 
-    Without noise the masks are 1. The output mask is the input mask of the layer above.
+    Without noise the cell is deterministic: the masks are 1, and nothing is dropped. For training, draw
+    noise with ``cell.noise(key, time, batch_shape)`` and give it to ``unroll``, which draws none by itself.
+    The output mask is the input mask of the layer above.
 
     Derivative::
 
@@ -301,7 +305,7 @@ def _repeated_mask(key: Array, rate: float, time: int, shape: tuple[int, ...]) -
 def _masked(array: Array, mask: Array | None) -> Array:
     if mask is None:
         return array
-    check_shapes("noise", array, mask)  # a mask drawn for another batch could broadcast
+    check_like("noise", array, mask)  # a mask drawn for another batch could broadcast
     return (array * mask).astype(array.dtype)
 
 

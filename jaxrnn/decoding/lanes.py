@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxrnn.caching import comparable, is_value
-from jaxrnn.checks import as_array, as_integer, check_ids, check_positive
+from jaxrnn.checks import as_array, as_integer, check_ids, check_like, check_positive
 from jaxrnn.promotion import default_promotion
 from jaxrnn.sharding import shard_batch
 
@@ -155,19 +155,7 @@ def _check_step(step: Step, state: Any, tokens: Array, context: Any) -> int:
             f"step must return floating-point logits ({len(tokens)}, vocabulary), "
             f"got {logits.dtype} of shape {logits.shape}"
         )
-    given: Any = jax.tree.structure(state)
-    came: Any = jax.tree.structure(after)
-    if came != given:
-        raise ValueError(f"step must return a state of the structure {given} that it got, got {came}")
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    for (path, leaf), new in zip(leaves, jax.tree.leaves(after), strict=True):
-        shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
-        if (new.shape, new.dtype) != (shape, dtype):
-            name = jax.tree_util.keystr(path) or "itself"
-            raise ValueError(
-                f"step must return a state like the one it got: leaf {name} was {dtype} of shape {shape}, "
-                f"and came back as {new.dtype} of shape {new.shape}"
-            )
+    check_like("step must return a state like the one it got: state", state, after, same_dtype=True)
     for leaf in jax.tree.leaves(extras):
         if leaf.shape[:1] != tokens.shape:
             raise ValueError(

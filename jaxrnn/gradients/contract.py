@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
+from jaxrnn.checks import check_like
 
 
 def check_contract(cell: Cell, params: Params, carry: Carry, x: Array, noise: Noise) -> None:
@@ -15,20 +16,20 @@ def check_contract(cell: Cell, params: Params, carry: Carry, x: Array, noise: No
     the contract says; ``x`` and ``noise`` are those of one step.
     """
     after, y = _shapes(cell, "step", params, carry, x, noise)
-    _check_same(cell, "step", "carry", carry, after, dtypes=True)
+    check_like(f"{cell}.step: carry", carry, after, same_dtype=True)
     expected_y = jax.ShapeDtypeStruct((*x.shape[:-1], cell.out_features), y.dtype)
-    _check_same(cell, "step", "y", expected_y, y)
+    check_like(f"{cell}.step: y", expected_y, y)
     if not cell.has_derivative:
         return
     after, y, residuals = _shapes(cell, "step_fwd", params, carry, x, noise)
-    _check_same(cell, "step_fwd", "carry", carry, after, dtypes=True)
-    _check_same(cell, "step_fwd", "y", expected_y, y)
+    check_like(f"{cell}.step_fwd: carry", carry, after, same_dtype=True)
+    check_like(f"{cell}.step_fwd: y", expected_y, y)
     d_carry, delta = _shapes(cell, "step_bwd", params, carry, residuals, carry, y)
-    _check_same(cell, "step_bwd", "d_carry", carry, d_carry, dtypes=True)
+    check_like(f"{cell}.step_bwd: d_carry", carry, d_carry, same_dtype=True)
     d_x = _shapes(cell, "input_grads", params, residuals, delta)
-    _check_same(cell, "input_grads", "d_xs", x, d_x)
+    check_like(f"{cell}.input_grads: d_xs", x, d_x)
     d_params = _shapes(cell, "param_grads", params, x, carry, residuals, delta)
-    _check_same(cell, "param_grads", "d_params", params, d_params, dtypes=True)
+    check_like(f"{cell}.param_grads: d_params", params, d_params, same_dtype=True)
 
 
 def check_real(cell: Cell, params: Params) -> None:
@@ -67,24 +68,3 @@ def _shapes(cell: Cell, method: str, *arguments: Any) -> Any:
     if expected is not None and (not isinstance(results, tuple) or len(results) != expected):
         raise ValueError(f"{cell}.{method} should return {expected} results, got {results}")
     return results
-
-
-def _check_same(
-    cell: Cell, method: str, what: str, expected: Any, actual: Any, *, dtypes: bool = False
-) -> None:
-    """Same structure and shapes, and with ``dtypes`` the same dtypes."""
-    wanted: Any = jax.tree.structure(expected)
-    got: Any = jax.tree.structure(actual)
-    if wanted != got:
-        raise ValueError(f"{cell}.{method}: {what} should have the structure {wanted}, got {got}")
-    pairs = zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(actual), strict=True)
-    for (path, want), leaf in pairs:
-        name = what + jax.tree_util.keystr(path)
-        if leaf.shape != jnp.shape(want):
-            raise ValueError(
-                f"{cell}.{method}: {name} should have shape {jnp.shape(want)}, got {leaf.shape}"
-            )
-        if dtypes and leaf.dtype != jnp.result_type(want):
-            raise ValueError(
-                f"{cell}.{method}: {name} should be {jnp.result_type(want)}, as it came, got {leaf.dtype}"
-            )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxrnn.checks import check_shapes
+from jaxrnn.checks import check_like
 from jaxrnn.gradients.problem import MEMORY_LIMIT, check_fits, size
 
 AT_ONCE = 64  # directions in flight
@@ -175,7 +175,7 @@ def _check_directions(directions: Any, x: Any) -> None:
     counts = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(directions)}
     count = max(counts, default=0)
     expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), x)
-    check_shapes("directions", expected, directions)
+    check_like("directions", expected, directions)
 
 
 def _for_each(along: Callable[[Any], Any], items: Any) -> Any:

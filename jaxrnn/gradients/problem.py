@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
-from jaxrnn.checks import check_shapes
+from jaxrnn.checks import check_like
 from jaxrnn.recurrence import checked_arguments
 from jaxrnn.scan import Inputs, Starts, masked_step, prepare, zeros
 
@@ -51,8 +51,8 @@ def make_problem(
     ys = jax.ShapeDtypeStruct((len(xs), *y.shape), y.dtype)
     d_ys = jnp.zeros(ys.shape, ys.dtype) if d_ys is None else jnp.asarray(d_ys)
     d_carry = zeros(carry) if d_carry is None else d_carry
-    check_shapes("d_ys", ys, d_ys)
-    check_shapes("d_carry", carry, d_carry)
+    check_like("d_ys", ys, d_ys)
+    check_like("d_carry", carry, d_carry)
     if reverse:
         inputs, d_ys = jax.tree.map(lambda leaf: jnp.flip(leaf, 0), (inputs, d_ys))
     d_carry = jax.tree.map(lambda d, leaf: jnp.asarray(d, leaf.dtype), d_carry, carry)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxrnn.checks import check_like
+
 
 class Comparison(NamedTuple):
     """One method's gradient of one leaf against the consensus."""
@@ -145,15 +147,9 @@ def _check_alike(gradients: Mapping[str, Mapping[str, Any]]) -> None:
     if not names:
         raise ValueError("there are no gradients to compare")
     for name in names:
-        trees = {method: trees[name] for method, trees in gradients.items() if name in trees}
-        _check_equal(name, "structures", {m: jax.tree.structure(tree) for m, tree in trees.items()})
-        _check_equal(name, "shapes", {m: jax.tree.map(np.shape, tree) for m, tree in trees.items()})
-
-
-def _check_equal(name: str, what: str, by_method: Mapping[str, Any]) -> None:
-    if any(value != next(iter(by_method.values())) for value in by_method.values()):
-        listed = ", ".join(f"{method} {value}" for method, value in by_method.items())
-        raise ValueError(f"{name}: the methods give different {what}: {listed}")
+        (first, expected), *others = [(m, trees[name]) for m, trees in gradients.items() if name in trees]
+        for method, tree in others:
+            check_like(f"{name} of {method}", expected, tree, because=f"compared with {first}")
 
 
 def _median(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -21,8 +21,8 @@ from jaxrnn.checks import (
     check_count,
     check_fraction,
     check_ids,
+    check_like,
     check_positive,
-    check_shapes,
     settle,
 )
 from jaxrnn.data.text import Streams
@@ -215,7 +215,7 @@ class LanguageModel:
             None if self.tied else shape(out_shape, dtype),
             shape((size,), dtype),
         )
-        check_shapes("params", expected, params._replace(layers=()))
+        check_like("params", expected, params._replace(layers=()))
         if carry is not None:
             check_count("carry", carry, len(self.cells), "cell")
 
