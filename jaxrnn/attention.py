@@ -1,4 +1,4 @@
-"""Attention: how well a query fits each vector of a memory, what is read, and a decoder that reads."""
+"""Attention: scores, masked softmax and context vector, and the attention decoder's cell."""
 
 import functools
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class Additive:
         return AdditiveParams(w_query, w_key, v[:, 0])
 
     def keys(self, params: AdditiveParams, memory: Array) -> Array:
-        """What a query is held against, ``(*batch, source, a)``: the same for every query."""
+        """Keys ``(*batch, source, a)``, the projected memory: the same for every query."""
         return memory @ params.w_key
 
     def scores(self, params: AdditiveParams, query: Array, keys: Array) -> Array:
@@ -96,7 +96,7 @@ class General:
         return GeneralParams(_lecun_normal(key, (memory_features, query_features), dtype))
 
     def keys(self, params: GeneralParams, memory: Array) -> Array:
-        """What a query is held against, ``(*batch, source, n)``: the same for every query."""
+        """Keys ``(*batch, source, n)``, the projected memory: the same for every query."""
         return memory @ params.w_key
 
     def scores(self, params: GeneralParams, query: Array, keys: Array) -> Array:
@@ -149,7 +149,7 @@ def attend(
     memory: Inexact[Array, "*batch source features"],
     mask: Bool[Array, "*batch source"] | None = None,
 ) -> tuple[Inexact[Array, "*batch features"], Inexact[Array, "*batch source"]]:
-    """What is read from a memory, and the weights by which it is read.
+    """Context vector and attention weights: the masked softmax of scores, and the memory averaged by it.
 
     Equations (Bahdanau, Cho & Bengio 2015, eq. 5-6)::
 
@@ -191,7 +191,7 @@ def attend(
 
 
 class Memory(NamedTuple):
-    """What a decoder reads: an encoder's outputs, and what queries are held against."""
+    """An encoder's outputs and their keys, which a decoder attends to."""
 
     values: Any  # (*batch, source, features)
     keys: Any  # (*batch, source, k)
@@ -199,7 +199,7 @@ class Memory(NamedTuple):
 
 
 class AttentionDecoderParams(NamedTuple):
-    """What training changes of an attention decoder; the other half of its params is the memory."""
+    """Trained parameters of an attention decoder; the other half of its params is the memory."""
 
     cell: Params
     attention: Any

@@ -1,4 +1,4 @@
-"""Compiled functions of users' code, which never answer with what it held at an earlier call."""
+"""Compiled functions of users' code, which never use stale values of what it reads."""
 
 import dataclasses
 import enum

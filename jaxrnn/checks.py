@@ -1,4 +1,4 @@
-"""Checks of what users hand in: each raises a ValueError that says what was expected and what came."""
+"""Argument checks: each raises an error that says what was expected and what came."""
 
 import dataclasses
 import functools
@@ -47,15 +47,15 @@ def check_fraction(name: str, value: Any) -> float:
 
 
 def settle(owner: Any, check: Callable[[str, Any], Any], *names: str) -> None:
-    """Check fields of a frozen dataclass, and put what the check returns in their place: NumPy's and JAX's
-    scalars become Python's, so that equal values compare and hash alike.
+    """Check fields of a frozen dataclass, and replace them by the check's result: scalars of NumPy and JAX
+    become Python's, so that equal values compare and hash alike.
     """
     for name in names:
         object.__setattr__(owner, name, check(name, getattr(owner, name)))
 
 
 def check_by_name(kind: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Raise TypeError, with the call that was meant, unless the options of a class are given by name."""
+    """Raise TypeError, with the correct call, if options of a class are passed by position."""
     name, (positional, by_name) = kind.__name__, _parameters(kind)
     if kind.__init__ is object.__init__ and options:  # beside a __new__, it takes anything
         raise TypeError(f"{name} has no option {next(iter(options))}")

@@ -1,4 +1,4 @@
-"""How arrays of different ranks and dtypes meet in the equations."""
+"""Rank and dtype promotion inside the library."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

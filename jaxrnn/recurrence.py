@@ -1,4 +1,4 @@
-"""What users call to run a cell through time: ``unroll`` and ``bidirectional``."""
+"""``unroll`` and ``bidirectional``, and the checks of their arguments."""
 
 import functools
 from collections.abc import Callable
@@ -56,9 +56,9 @@ def unroll(
         any order. "bptt" takes them from the cell's hand-derived derivative, which is faster; reverse
         mode only, to any order: under ``jax.jvp`` or ``jax.jacfwd`` JAX raises its own TypeError
         about custom_vjp.
-      remat: None keeps what the derivative needs of every step; k keeps the carry of every k-th step
-        and recomputes what lies between (memory ∝ time/k + k, least near k = √time). Where k does not
-        divide the time, xs is copied.
+      remat: rematerialisation (gradient checkpointing): None keeps the residuals of every step; k keeps
+        the carry of every k-th step and recomputes the rest (memory ∝ time/k + k, least near
+        k = √time). Where k does not divide the time, xs is copied.
       scan_unroll: steps per iteration of the compiled loop, as in ``lax.scan``.
 
     Returns:
@@ -223,7 +223,7 @@ def checked_arguments(
     resets: Any,
     noise: Noise,
 ) -> tuple[Array, Array | None, Array | None]:
-    """xs, lengths and resets as arrays; ValueError unless everything fits together."""
+    """xs, lengths and resets as arrays; ValueError unless all arguments fit each other."""
     _check_order(cell, params, xs)
     xs = on_device(xs)
     if not jnp.issubdtype(xs.dtype, jnp.inexact):

@@ -1,4 +1,4 @@
-"""Arrays that are spread over devices: what a scan, and a decoder, ask of their types."""
+"""Sharded arrays: matching the types of the operands of scans and decoders."""
 
 import functools
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def explicit(leaf: Any) -> NamedSharding | None:
 
 
 def like_weight(weight: Array, deltas: Array) -> NamedSharding | None:
-    """How a weight's gradient is to be sharded, which the product over a sharded batch leaves open."""
+    """Sharding of a weight's gradient, which the product over a sharded batch does not determine."""
     sharding = explicit(deltas)
     if sharding is None:
         return None

@@ -1,4 +1,4 @@
-"""Cells that others wrote: what they must have, and how the library takes them."""
+"""Cells written without the base class: the methods that they need, and an adapter to ``Cell``."""
 
 import inspect
 from collections.abc import Sequence

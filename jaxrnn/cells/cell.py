@@ -14,7 +14,7 @@ from jaxrnn.caching import is_value
 from jaxrnn.checks import check_by_name, check_like, check_positive, settle
 from jaxrnn.promotion import default_promotion
 
-# What names a dtype, as NumPy and JAX take it.
+# Names of dtypes that NumPy and JAX accept.
 DType = str | np.dtype | type[Any]
 
 # Pytrees whose structure the cell decides.
@@ -46,11 +46,11 @@ class Cell:
     Cells know nothing of time, padding or layers, and take any number of batch dimensions. ``step``
     also accepts complex input, so that derivatives can be taken by complex step.
 
-    A size, or the cell that is wrapped, goes by position, and every option by name.
+    The hidden size, or the wrapped cell, is positional; all options are keyword-only.
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
-        """Refuse options by position, naming the right call."""
+        """Raise TypeError for positional options, with the correct call."""
         check_by_name(cls, args, options)
         return super().__new__(cls)
 
@@ -201,8 +201,8 @@ _NOT_OF_THE_STEP = {name for name in vars(Cell) if not name.startswith("_")} - {
 
 
 def overridden(cell: Cell, method: str) -> str:
-    """What a cell has in place of a method that its step may call, as the class that defines ``method``
-    knew it; empty where there is nothing, and ``method`` still belongs to the step.
+    """Name of an override of a method that the step may call, made below the class that defines ``method``;
+    empty if there is none, and ``method`` still belongs to the step.
     """
     kind: Any = type(cell)
     if in_instance := sorted(_code(kind, method) & getattr(cell, "__dict__", {}).keys()):

@@ -22,8 +22,8 @@ class CoupledParams(NamedTuple):
 
 @dataclass(frozen=True)
 class CoupledLSTM(LSTMBase, DenseCell):
-    """The LSTM that writes as much as it forgets: CIFG, "coupled input and forget gate", of Greff et al.
-    (2017), "LSTM: a search space odyssey", without peepholes.
+    """The LSTM with a coupled input and forget gate (CIFG), i = 1 − f, of Greff et al. (2017), "LSTM: a
+    search space odyssey", without peepholes.
 
     Equations::
 

@@ -22,7 +22,7 @@ class ElmanParams(NamedTuple):
 
 
 class ElmanCarry(NamedTuple):
-    """What an Elman network carries from step to step."""
+    """Carry of an Elman network: the hidden state."""
 
     h: Array  # (*batch, n)
 

@@ -24,13 +24,13 @@ class GRUParams(NamedTuple):
 
 
 class GRUCarry(NamedTuple):
-    """What a GRU carries from step to step."""
+    """Carry of a GRU: the hidden state."""
 
     h: Array  # (*batch, n)
 
 
 class GRUResiduals(NamedTuple):
-    """What the derivative of a GRU step needs."""
+    """Residuals of a GRU step, for its derivative."""
 
     r: Array  # (*batch, n)
     z: Array  # (*batch, n)

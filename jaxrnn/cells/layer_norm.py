@@ -27,14 +27,14 @@ class LayerNormParams(NamedTuple):
 
 
 class Normalized(NamedTuple):
-    """A vector a after normalisation, and what its derivative needs."""
+    """A normalised vector, and the residuals of its derivative."""
 
     value: Array  # (*batch, k), â = (a − m) / s
     s: Array  # (*batch, 1), the standard deviation, never less than float32
 
 
 class LayerNormResiduals(NamedTuple):
-    """What the derivative of a layer-norm LSTM step needs."""
+    """Residuals of a layer-norm LSTM step, for its derivative."""
 
     ih: Normalized  # of x_t W_ih
     hh: Normalized  # of h_{t-1} W_hh
@@ -114,7 +114,7 @@ class LayerNormLSTM(LSTMBase):
     def step_fwd(
         self, params: LayerNormParams, carry: LSTMCarry, x: Array, noise: Noise = None
     ) -> tuple[LSTMCarry, Array, LayerNormResiduals]:
-        """One step; the residuals are what was normalised."""
+        """One step; the residuals are the three normalised vectors."""
         dtype = self.compute_dtype(params, carry.h, x)
         x, h_prev, w_ih, w_hh, scale_c, b_c = cast(
             dtype, x, carry.h, params.w_ih, params.w_hh, params.scale_c, params.b_c

@@ -23,7 +23,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMCarry(NamedTuple):
-    """What an LSTM carries from step to step: hidden state and cell state."""
+    """Carry of an LSTM: hidden state and cell state."""
 
     h: Array  # (*batch, n)
     c: Array  # (*batch, n), never less than float32

@@ -21,13 +21,13 @@ class MGUParams(NamedTuple):
 
 
 class MGUCarry(NamedTuple):
-    """What an MGU carries from step to step."""
+    """Carry of an MGU: the hidden state."""
 
     h: Array  # (*batch, n)
 
 
 class MGUResiduals(NamedTuple):
-    """What the derivative of an MGU step needs."""
+    """Residuals of an MGU step, for its derivative."""
 
     f: Array  # (*batch, n)
     n: Array  # (*batch, n)

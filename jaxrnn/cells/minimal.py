@@ -1,4 +1,4 @@
-"""The minimal LSTM and GRU, whose gates do not look at the hidden state."""
+"""The minimal LSTM and GRU, whose gates do not depend on the hidden state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class MinimalParams(NamedTuple):
 
 
 class MinimalCarry(NamedTuple):
-    """What a minimal cell carries from step to step."""
+    """Carry of a minimal cell: the hidden state."""
 
     h: Array  # (*batch, n)
 
 
 @dataclass(frozen=True)
 class _MinimalCell(SizedCell):
-    """What both have in common: z_t = x_t W_ih + b, without h_{t-1}."""
+    """Base of the minimal cells: z_t = x_t W_ih + b, without h_{t-1}."""
 
     gate_count: ClassVar[int]
 

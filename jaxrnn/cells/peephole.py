@@ -1,4 +1,4 @@
-"""The LSTM whose gates look at its memory."""
+"""The LSTM with peephole connections from the cell state to the gates."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

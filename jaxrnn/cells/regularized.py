@@ -143,7 +143,7 @@ class Zoneout(WrappedCell):
     def gates(
         self, params: Params, carry: Carry, x: Array, noise: ZoneoutNoise | None = None
     ) -> dict[str, Array]:
-        """The wrapped cell's gates but f, which alone no longer says what is kept of c."""
+        """The wrapped cell's gates but f, which zoneout changes: c keeps more than f."""
         gates = self.cell.gates(params, carry, x, None if noise is None else noise.cell)
         return {name: value for name, value in gates.items() if name != "f"}
 

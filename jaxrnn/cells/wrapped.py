@@ -1,4 +1,4 @@
-"""What the cells that wrap a cell have in common."""
+"""Base of the cells that wrap a cell."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -14,12 +14,12 @@ MOST_PENALTY = 10  # what a score is divided by would soon leave float32
 
 
 class Beams(NamedTuple):
-    """What a beam search returns: the hypotheses of every lane, best first."""
+    """Hypotheses of every lane, best first."""
 
     tokens: Int[Array, "batch beam_size max_length"]  # without the start token; ``end`` after the end
     scores: Float[Array, "batch beam_size"]  # −inf in slots that no hypothesis uses
     lengths: Int[Array, "batch beam_size"]  # tokens that count, the end token included
-    extras: Any = None  # what the steps handed out, (batch, beam_size, max_length, ...); zero after the end
+    extras: Any = None  # auxiliary outputs (batch, beam_size, max_length, ...); zero after the end
 
 
 def beam_search(
@@ -47,7 +47,7 @@ def beam_search(
 
     Args:
       step: ``step(state, tokens (lanes,)) → (state, logits (lanes, vocabulary))`` with lanes = batch ·
-        beam_size, or with a third argument where there is a ``context``. It may hand out a third result,
+        beam_size, or with a third argument where there is a ``context``. It may return a third result,
         a pytree whose leaves lead with lanes (attention weights, say), which comes back in ``extras``.
       state: pytree whose leaves lead with batch; it is spread over the beam.
       start: the first token fed, one for all or one a lane.
@@ -55,7 +55,7 @@ def beam_search(
       max_length: most tokens of a sequence.
       beam_size: hypotheses kept, and returned.
       length_penalty: α, from 0 to 10.
-      context: what never changes along a sequence, leaves leading with batch; spread once, never reordered.
+      context: constant inputs of every step, leaves leading with batch; tiled once, never reordered.
 
     Returns:
       hypotheses, best first. A lane in which a hypothesis that is followed has logits that are NaN, +∞ or

@@ -1,4 +1,4 @@
-"""What every decoder does before it starts: what it is given must fit, and every lane gets its start."""
+"""Argument validation and per-lane setup shared by all decoders."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ THREEFRY = "threefry2x32"
 
 
 class Lanes(NamedTuple):
-    """What a decoder is given, once it has been found to fit."""
+    """Validated arguments of a decoder."""
 
     step: Step
     start: Array  # (batch,)
@@ -32,7 +32,7 @@ class Lanes(NamedTuple):
 def prepare(
     step: Step, state: Any, start: Any, end: int | None, max_length: int, context: Any = None
 ) -> Lanes:
-    """Check what a decoder is given, and bring it into one shape.
+    """Validate the arguments of a decoder, and set up its lanes.
 
     Raises:
       ValueError: for a ``max_length`` below 1, a state or context without a common batch axis, a start or
@@ -70,7 +70,7 @@ def as_partial(step: Step) -> jax.tree_util.Partial:
 
 
 def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, Array, Any]:
-    """One step of every lane: the new state, logits, and the extras that the step hands out, or None.
+    """One step of every lane: the new state, logits, and auxiliary outputs, or None.
 
     Raises:
       ValueError: if the step returns something else than two or three results.
@@ -85,7 +85,7 @@ def advance(step: Step, state: Any, tokens: Array, context: Any) -> tuple[Any, A
 
 @default_promotion()
 def log_probabilities(logits: Array) -> tuple[Array, Array]:
-    """In nats, in float32 or wider; and the rows that have none, for a NaN, a +∞, or nothing but −∞."""
+    """Log-probabilities in nats, in float32 or wider; and which rows have none, for NaN, +∞ or only −∞."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
     return log_p, jnp.any(jnp.isnan(log_p), axis=-1)
 
@@ -115,7 +115,7 @@ def _folded(key: Array, batch: int) -> Array:
 
 
 def _spread(start: Any, batch: int) -> Array:
-    """One token a lane."""
+    """The start token of every lane."""
     if not isinstance(start, jax.Array):
         inside = np.clip(start, -1, np.iinfo(np.int32).max)  # beyond int32 it would be another token
         return jax.device_put(np.broadcast_to(inside.astype(np.int32), (batch,)))
@@ -148,7 +148,7 @@ _traced = jax.jit(advance)  # for its cache
 
 
 def _check_step(step: Step, state: Any, tokens: Array, context: Any) -> int:
-    """The size of the vocabulary, once a step's result is seen to have the right shapes."""
+    """The size of the vocabulary; ValueError unless the results of a step have the right shapes."""
     after, logits, extras = result_of(step, state, tokens, context)
     if logits.ndim != 2 or len(logits) != len(tokens) or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(

@@ -18,12 +18,12 @@ Feedback = Literal["token", "softmax"]
 
 
 class Decoded(NamedTuple):
-    """What a decoder returns."""
+    """Decoded sequences."""
 
     tokens: Int[Array, "batch max_length"]  # without the start token; ``end`` after the end
     scores: Float[Array, " batch"]  # log-probability of the tokens under the model, in nats
     lengths: Int[Array, " batch"]  # tokens that count, the end token included
-    extras: Any = None  # what the steps handed out, (batch, max_length, ...); zero after the end
+    extras: Any = None  # auxiliary outputs (batch, max_length, ...); zero after the end
 
 
 def greedy(
@@ -44,13 +44,13 @@ def greedy(
     Args:
       step: ``step(state, tokens (batch,)) → (state, logits (batch, vocabulary))``, or with a third
         argument where there is a ``context``. Parameters are best bound by
-        ``jax.tree_util.Partial(model.step, params)``: then equal models compile once. It may hand out a
+        ``jax.tree_util.Partial(model.step, params)``: then equal models compile once. It may return a
         third result, a pytree whose leaves lead with batch, which comes back in ``extras``.
       state: pytree whose leaves lead with batch.
       start: the first token fed, one for all or one a lane.
       end: the token that ends a sequence, or None: all run to ``max_length``.
       max_length: tokens to decode.
-      context: what never changes along a sequence, handed to every step.
+      context: constant inputs of every step, leaves leading with batch.
 
     Returns:
       tokens, scores, lengths. A lane whose logits are NaN, +∞ or all −∞ has score NaN; the others are as if
@@ -100,13 +100,14 @@ def sample(
       start: the first token fed, one for all or one a lane.
       end: the token that ends a sequence, or None.
       max_length: tokens to draw.
-      temperature: above 0, and may be traced; below 1 sharpens the distribution, above 1 flattens it.
-      top_k: number of tokens to choose from, or None for all.
-      top_p: probability mass to choose from, in (0, 1], or None for all; it may be traced.
+      temperature: sampling temperature, above 0, may be traced; lower is more conservative.
+      top_k: sample from the k most probable tokens; None for all.
+      top_p: nucleus sampling: sample from the smallest set of tokens whose probability reaches p, in
+        (0, 1]; None for all; may be traced.
       feedback: "token" feeds the drawn token back. "softmax" feeds back the distribution it was drawn
         from, so that later steps never learn which token came: every output is then a blur of all
         continuations, which is why it is not done; it is here to be seen.
-      context: what never changes along a sequence, handed to every step.
+      context: constant inputs of every step, leaves leading with batch.
 
     Returns:
       tokens, lengths, and scores: log-probabilities under softmax(logits), whatever the temperature. A lane
@@ -140,12 +141,12 @@ def sample(
 
 
 def _is_known(limit: Any) -> bool:
-    """Whether it is given, and not traced."""
+    """Whether a limit is given and has a concrete value."""
     return limit is not None and not isinstance(limit, jax.core.Tracer)
 
 
 def _as_float(limit: Any) -> Array:
-    """On the device; beyond the range of JAX's floats it is ∞, or 0."""
+    """The limit on the device; ∞ or 0 beyond the range of JAX's floats."""
     if isinstance(limit, jax.Array):
         return limit
     with np.errstate(over="ignore", under="ignore"):
@@ -171,7 +172,7 @@ def _decode(
     random: tuple[Array, tuple[Array, Array]] | None,
     choice: _Choice,
 ) -> Decoded:
-    """Check, bring into one shape, and hand to the jitted scan."""
+    """Validate the arguments, and run the jitted scan."""
     lanes = prepare(step, state, start, end, max_length, context)
     keys = limits = None
     if random is not None:
@@ -261,5 +262,5 @@ def _restrict(logits: Array, limits: tuple[Array, Array] | None, choice: _Choice
 
 
 def _at_least_tiny(temperature: Array) -> Array:
-    """Below it a float is 0, and 0 / 0 is no number."""
+    """The temperature, not below the smallest normal float: 0 / 0 is NaN."""
     return jnp.maximum(temperature, jnp.finfo(temperature.dtype).tiny)

@@ -34,8 +34,8 @@ def forced_score(
       state: pytree whose leaves lead with batch.
       tokens: the sequences, without the start token; with their end token, if that is to count.
       start: the first token fed, one for all or one a lane.
-      lengths: tokens that count, 0 to time; what lies beyond is never looked at. None counts all.
-      context: what never changes along a sequence, handed to every step.
+      lengths: tokens that count, 0 to time; the rest is ignored. None counts all.
+      context: constant inputs of every step, leaves leading with batch.
 
     Returns:
       scores (batch,); NaN in a lane whose logits are undefined at a step that counts.

@@ -1,4 +1,4 @@
-"""The search that both beams share: a tree of hypotheses, of whose every level the best are kept."""
+"""Beam search over a tree of hypotheses, shared by both kinds of beam."""
 
 import functools
 from collections.abc import Callable
@@ -40,7 +40,7 @@ class Leaves(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """What every step did to every slot. Hypotheses are read off backwards; none is copied on the way."""
+    """Token and parent of every slot at every step; hypotheses are read off backwards, never copied."""
 
     tokens: Array  # (max_length, batch, beam) what a slot got
     parents: Array  # (max_length, batch, beam) the slot that it grew from
@@ -48,7 +48,7 @@ class Tree(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Where a search stands."""
+    """State of a search."""
 
     time: Array
     live: Live
@@ -162,7 +162,7 @@ def _begin(
 
 
 def _best_children(priorities: Array, log_p: Array, beam_size: int) -> Leaves:
-    """Twice as many as may go on, best first, for at most one child of each parent ends."""
+    """The best 2·beam_size children, best first; enough, as at most one child of each parent ends."""
     batch, beam, vocabulary = priorities.shape
     count = min(2 * beam_size, beam * vocabulary)
     best, index = top_k(priorities.reshape(batch, beam * vocabulary), count)

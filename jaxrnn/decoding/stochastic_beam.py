@@ -14,14 +14,14 @@ from jaxrnn.decoding.search import Leaves, search
 
 
 class StochasticBeams(NamedTuple):
-    """What a stochastic beam search returns: the sequences of every lane in the order of their draws."""
+    """Sequences of every lane, in the order of their draws."""
 
     tokens: Int[Array, "batch beam_size max_length"]  # without the start token; ``end`` after the end
     scores: Float[Array, "batch beam_size"]  # log-probabilities, in nats; −inf in slots that none uses
     lengths: Int[Array, "batch beam_size"]  # tokens that count, the end token included
     perturbed_scores: Float[Array, "batch beam_size"]  # falling
     weights: Float[Array, "batch beam_size"]  # Σ weights · f(sequence) is unbiased for E[f]
-    extras: Any = None  # what the steps handed out, (batch, beam_size, max_length, ...); zero after the end
+    extras: Any = None  # auxiliary outputs (batch, beam_size, max_length, ...); zero after the end
 
 
 def stochastic_beam_search(
@@ -62,7 +62,7 @@ def stochastic_beam_search(
       max_length: most tokens of a sequence.
       beam_size: sequences to draw. Where fewer have a probability above 0, all of them are returned, with
         weights that are their probabilities, and score −inf, weight 0 and length 0 in the slots left.
-      context: what never changes along a sequence.
+      context: constant inputs of every step, leaves leading with batch.
 
     Returns:
       the sequences. A lane in which a node that is followed has logits that are NaN, +∞ or all −∞ has NaN

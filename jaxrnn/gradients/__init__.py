@@ -1,4 +1,4 @@
-"""Other ways to the gradient, and what it looks like."""
+"""Gradient checks, independent methods of differentiation, and diagnostics of gradient flow."""
 
 from jaxrnn.gradients.check import check
 from jaxrnn.gradients.differences import complex_step, finite_difference, random_directions

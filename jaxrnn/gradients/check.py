@@ -1,4 +1,4 @@
-"""Every way to a cell's gradient, held against every other."""
+"""Comparison of all methods of computing a cell's gradient."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -32,7 +32,7 @@ FIRST_STEP = 1e-5  # of the central difference; a second one, twice as long, mea
 
 
 class _Run(NamedTuple):
-    """A cell, where its gradient is wanted, and the loss."""
+    """A cell, the arguments at which its gradient is taken, and the loss."""
 
     cell: Cell
     params: Params
@@ -61,7 +61,7 @@ def check(
     tolerance: float = 1e-12,
     **options: Any,
 ) -> Report:
-    """Compute the gradient of a cell's unroll in every way there is, and hold them against each other.
+    """Compute the gradient of a cell's unroll by all methods, and compare them.
 
     The loss is L = Σ⟨w_t, y_t⟩ + Σ⟨w, S_T⟩ with a random weight for every output and every number of the
     last carry; its gradient is taken with respect to every parameter, every input and the carry before
@@ -191,7 +191,7 @@ def _check_used(run: _Run, gradients: dict[str, dict[str, Any]]) -> None:
 
 
 def _named(run: _Run, gradient: Any) -> dict[str, Any]:
-    """What was found for (params, xs, carry), or along directions."""
+    """Gradients by name: of (params, xs, carry), or along directions."""
     if run.along is not None:
         return {"along directions": gradient}
     return dict(zip(("params", "xs", "carry"), gradient, strict=True))

@@ -1,4 +1,4 @@
-"""Whether a cell keeps the contract, before anything is computed: structures, shapes, dtypes."""
+"""Checks that a cell keeps the contract, from structures, shapes and dtypes alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from jaxrnn.checks import check_like
 
 
 def check_contract(cell: Cell, params: Params, carry: Carry, x: Array, noise: Noise) -> None:
-    """Raise ValueError, naming the method and the leaf, unless each of the cell's methods returns what
-    the contract says; ``x`` and ``noise`` are those of one step.
+    """Raise ValueError, naming the method and the leaf, unless the results of all methods of a cell keep
+    the contract; ``x`` and ``noise`` are those of one step.
     """
     after, y = _shapes(cell, "step", params, carry, x, noise)
     check_like(f"{cell}.step: carry", carry, after, same_dtype=True)
@@ -57,7 +57,7 @@ def check_float64(**trees: Any) -> None:
 
 
 def _shapes(cell: Cell, method: str, *arguments: Any) -> Any:
-    """What a method would return; the number of its results is checked too."""
+    """Shapes of a method's results; ValueError for a wrong number of them."""
     counts = {"step": 2, "step_fwd": 3, "step_bwd": 2}
     function: Callable[..., Any] = getattr(cell, method)
     try:

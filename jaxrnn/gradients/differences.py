@@ -85,7 +85,7 @@ def finite_difference(
     step: Any = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Any:
-    """Derivatives by central finite differences, which need nothing of the function but its values.
+    """Derivatives by central finite differences, from values of the function alone.
 
     The error has a part that falls and a part that rises with the step (Nocedal & Wright 2006, section
     8.1), so that about a third of the digits are lost even at the best step, ∛ε::
@@ -179,7 +179,7 @@ def _check_directions(directions: Any, x: Any) -> None:
 
 
 def _for_each(along: Callable[[Any], Any], items: Any) -> Any:
-    """``along`` of each item, some at a time; the last lot is filled up, so that one compile does."""
+    """``along`` of each item, in chunks; the last is padded, so that one compilation suffices."""
     count = len(jax.tree.leaves(items)[0])
     lots = -(-count // AT_ONCE)
     if lots <= 1:

@@ -1,4 +1,4 @@
-"""What becomes of a gradient on its way back through time."""
+"""Gradient flow: vanishing and exploding gradients, by lag."""
 
 import functools
 import math
@@ -28,7 +28,7 @@ from jaxrnn.scan import Inputs, Starts, select
 
 
 class Saturation(NamedTuple):
-    """How often a gate is nearly shut or nearly open, over all real steps, sequences and units."""
+    """Fractions of a gate's values near 0 and near 1, over all real steps, sequences and units."""
 
     below: Float[Array, ""]  # fraction of values below 0.1
     above: Float[Array, ""]  # fraction of values above 0.9
@@ -56,7 +56,7 @@ def flow(
     memory_limit: int = MEMORY_LIMIT,
     **options: Any,
 ) -> Flow:
-    """Norms and spectra of dS_T/dS_k for every lag T − k, and what stands behind them.
+    """Norms and spectra of dS_T/dS_k for every lag T − k, saturation of gates, and bounds.
 
     Products of Jacobians, exactly, not an estimate (Hochreiter 1991; Bengio, Simard & Frasconi 1994;
     Pascanu, Mikolov & Bengio 2013, eqs. 5-7)::

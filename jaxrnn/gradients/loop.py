@@ -1,4 +1,4 @@
-"""The slow way that nothing can be hidden in: one sequence after the other, one step after the other."""
+"""Reference implementation by Python loops over sequences and steps."""
 
 import functools
 from typing import Any

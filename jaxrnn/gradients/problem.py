@@ -1,4 +1,4 @@
-"""What every gradient method is given: a run, and the weights of its outputs in the loss."""
+"""Input of all gradient methods: a run, and the weights of its outputs in the loss."""
 
 import math
 from collections.abc import Callable
@@ -90,7 +90,7 @@ def carries_before(cell: Cell, params: Params, problem: Problem) -> tuple[Carry,
 
 
 def as_sequences(problem: Problem) -> tuple[Problem, Callable[[Any], Any]]:
-    """The problem with its batch dimensions as one, and what gives leading ones their shape back."""
+    """The problem with its batch dimensions flattened into one, and the function that unflattens them."""
     batch_shape = problem.inputs.xs.shape[1:-1]
 
     def flat(tree: Any, leading: int) -> Any:

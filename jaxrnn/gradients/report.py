@@ -1,4 +1,4 @@
-"""How far several ways to the same gradient agree, as a table."""
+"""Table of the differences between several methods' gradients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def compare(
     tolerance: float = 1e-12,
     bounds: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Report:
-    """Hold the same quantities, computed by several methods, against each other.
+    """Compare the same quantities, computed by several methods.
 
     The error of a method in a leaf is max|a − b| / max|b|, b being the entrywise median of the exact
     methods, of those that are finite there; where b is zero throughout, a must be too.

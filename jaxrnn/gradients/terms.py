@@ -1,4 +1,4 @@
-"""The gradient taken apart: the contribution of every step, and what truncation leaves out."""
+"""Contribution of every step to the gradient, and the error of truncation."""
 
 import functools
 from typing import Any, NamedTuple

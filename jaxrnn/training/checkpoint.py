@@ -114,7 +114,7 @@ class Checkpoints:
         Args:
           state: any shardings; its leaves arrays or numbers.
           record: JSON: data position, configuration.
-          loss: what "best" goes by; infinite where it was not measured.
+          loss: by which the best checkpoint is chosen; infinite where it was not measured.
 
         Raises:
           ValueError: before anything is written: if the state or the record would not come back as it
@@ -220,7 +220,7 @@ class Checkpoints:
             self._settle()
 
     def _settle(self) -> None:
-        """What was put aside goes where its step was written anew, else it comes back."""
+        """Delete a checkpoint put aside if its step was written anew, else restore its name."""
         for aside in self.directory.glob(f"*{_ASIDE}"):
             path = aside.with_suffix("")
             if path.exists():
@@ -258,7 +258,7 @@ class Checkpoints:
         raise self._fault(step, f"is damaged: {reason}")
 
     def _fault(self, step: int | None, what: str) -> ValueError:
-        """What is wrong with a checkpoint, or that another process deleted it while it was read."""
+        """Error for an unreadable checkpoint, or for one that another process deleted meanwhile."""
         what = what if step in self._steps() else "was deleted meanwhile"
         return ValueError(f"checkpoint {step} in {self.directory} {what}")
 
@@ -296,7 +296,7 @@ def _let_threads_end() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why orbax or tensorstore failed, in a line: what the operating system said, if it did."""
+    """Reason of a failure of orbax or tensorstore, in one line: the operating system's, if there is one."""
     if code := re.search(r"\[os_error_code='(\d+)'", str(error)):
         return os.strerror(int(code[1]))
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""What training changes, as one immutable pytree of arrays."""
+"""The train state: one immutable pytree of arrays."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""What a checkpoint can hold: leaves by their names, refused or brought back as they were, and records."""
+"""Contents of a checkpoint: named leaves, their validation and restoration, and JSON records."""
 
 import json
 import re
@@ -50,12 +50,12 @@ def storable(tree: Any) -> Any:
 
 
 def specs(tree: Any) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-    """Shape and type of what is stored of every leaf."""
+    """Shape and dtype of every leaf as stored."""
     return {path: _spec(leaf) for path, leaf in named_leaves(tree).items()}
 
 
 def misfit(saved: Any, like: Any) -> str | None:
-    """Which leaf of what was saved cannot become that of ``like``: its name, what it should be, and is."""
+    """Message naming the first saved leaf that does not fit that of ``like``; None if all fit."""
     leaves = named_leaves(like)
     for path, leaf in leaves.items():
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")) and not isinstance(leaf, _LEAVES):
@@ -83,7 +83,7 @@ def misfit(saved: Any, like: Any) -> str | None:
 
 
 def target(saved: Any, like: Any) -> Any:
-    """What to ask for, so that leaves come as they were saved, placed where ``like`` has placed them."""
+    """Restore target: dtypes as saved, placement as in ``like``."""
     stored = specs(saved)
 
     def ask(path: Any, leaf: Any) -> Any:
@@ -98,7 +98,7 @@ def target(saved: Any, like: Any) -> Any:
 
 
 def as_like(loaded: Any, like: Any) -> Any:
-    """What was loaded, with the types and placement of ``like``.
+    """The loaded tree with the types and placement of ``like``.
 
     Raises:
       ValueError: names the leaf whose values or keys are of another type.
@@ -185,7 +185,7 @@ def _dtype(leaf: Any) -> Any:
 
 
 def _spec(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Shape and type of what is stored of a leaf: of typed keys, their data."""
+    """Shape and dtype of a leaf as stored; those of the data of typed keys."""
     if _is_key(_dtype(leaf)):
         return jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     return jax.ShapeDtypeStruct(np.shape(leaf), _dtype(leaf))
