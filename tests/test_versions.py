@@ -1,4 +1,4 @@
-"""The compiler is part of what is tested: faults of XLA's CPU backend that rule out a jaxlib in pyproject.toml.
+"""The compiler is part of what is tested: faults on CPU that rule out a jaxlib in pyproject.toml.
 
 In a process of its own, compiled as users compile: conftest.py switches optimisations off.
 """
@@ -38,9 +38,8 @@ print(json.dumps({**squares, "narrow": seconds(1), "wide": seconds(64)}))
 
 @pytest.fixture(scope="module")
 def probe():
-    run = subprocess.run(
-        [sys.executable, "-c", PROBE], env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -52,5 +51,5 @@ def test_sum_over_vmapped_matrix_vector_product(probe):
 
 
 def test_scan_with_narrow_outputs_takes_linear_time(probe):
-    """jax-ml/jax#40101: in jaxlib 0.11.1 one number a step takes ten times as long as 64 numbers, or more."""
+    """jax-ml/jax#40101: in jaxlib 0.11.1 one number a step takes over ten times as long as 64."""
     assert probe["narrow"] < 5 * probe["wide"]
