@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Inexact, Int
 from jaxrnn.bptt import scan_bptt
 from jaxrnn.caching import by_value
 from jaxrnn.cells.adapted import as_cell
-from jaxrnn.cells.cell import Carry, Cell, Noise, Params, expected_carry, expected_params, overridden
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params, expected_carry, overridden
 from jaxrnn.checks import check_count, check_positive, checked_lengths, on_device, time_major
 from jaxrnn.scan import Inputs, prepare, scan_steps
 
@@ -224,8 +224,12 @@ def checked_arguments(
     noise: Noise,
 ) -> tuple[Array, Array | None, Array | None]:
     """xs, lengths and resets as arrays; ValueError unless all arguments fit each other."""
-    _check_order(cell, params, xs)
-    xs = on_device(xs)
+    try:
+        xs = on_device(xs)
+    except (TypeError, ValueError) as error:  # a pytree is no array
+        if not hasattr(params, "dtype"):
+            raise
+        raise TypeError("params and xs are swapped: the order is (cell, params, xs)") from error
     if not jnp.issubdtype(xs.dtype, jnp.inexact):
         raise ValueError(f"xs must be floating-point, got {xs.dtype}")
     if xs.ndim < 2:
@@ -262,14 +266,6 @@ def _check(
     for leaf in jax.tree.leaves(noise):
         if leaf.ndim < 1 or leaf.shape[0] != time:
             raise ValueError(f"every leaf of noise must lead with time {time}, got shape {leaf.shape}")
-
-
-def _check_order(cell: Cell, params: Params, xs: Any) -> None:
-    """Raise TypeError if params and xs have changed places."""
-    if hasattr(params, "dtype") and jnp.ndim(params) > 0 and not (hasattr(xs, "dtype") or type(xs) is list):
-        expected: Any = jax.tree.structure(expected_params(cell, params.shape[-1]))
-        if jax.tree.structure(xs) == expected:
-            raise TypeError("params and xs are swapped: the order is (cell, params, xs)")
 
 
 def _check_time_major(cell: Cell, xs: Array, carry: Carry | None) -> None:

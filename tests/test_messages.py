@@ -31,6 +31,21 @@ class Pair(NamedTuple):
     b: object
 
 
+class Scaled(jaxrnn.Cell):
+    """y = the first parameter times x; its parameters are one array of as many numbers as it likes."""
+
+    out_features = IN
+
+    def init(self, key, in_features, dtype=jnp.float32):
+        return jnp.ones(2, dtype)
+
+    def initial_carry(self, batch_shape=(), dtype=jnp.float32):
+        return ()
+
+    def step(self, params, carry, x, noise=None):
+        return carry, params[0] * x
+
+
 ONE, TWO = jnp.ones(1), jnp.ones(2)
 
 
@@ -67,7 +82,8 @@ class TestCheckLike:
 
     def test_what_fits(self):
         check_like("p", Pair(ONE, {"w": TWO, "n": None}), Pair(np.ones(1), {"n": None, "w": TWO}))
-        check_like("p", jax.ShapeDtypeStruct((1,), jnp.int32), ONE)
+        for got in (ONE, ONE.astype(int)):
+            check_like("p", jax.ShapeDtypeStruct((1,), jnp.int32), got)
         check_like("p", jnp.ones(1, "float32"), jnp.ones(1, "bfloat16"))
 
     def test_dtypes(self):
@@ -139,15 +155,22 @@ class TestArgumentsOutOfPlace:
             with raises(f"expected a cell, got a {kind.__name__} of 2; use Stack([...])", TypeError):
                 call()
 
-    @pytest.mark.parametrize("cell", [CELL, jaxrnn.Stack([CELL, CELL])], ids=["one", "stack"])
-    def test_params_and_xs_swapped(self, cell):
-        params = random_params(cell, "float32", IN)
+    @pytest.mark.parametrize("as_given", [lambda p: p, lambda p: (p, p), lambda p: p._asdict()])
+    def test_params_and_xs_swapped(self, as_given):
+        cell, params = CELL, as_given(PARAMS)
         with raises("params and xs are swapped: the order is (cell, params, xs)", TypeError):
             jaxrnn.unroll(cell, XS, params)
 
-    def test_a_list_of_steps_is_no_swap(self):
-        _, ys = jaxrnn.unroll(CELL, PARAMS, list(np.ones((TIME, BATCH, IN), "float32")))
-        assert ys.shape == (TIME, BATCH, 5)
+    def test_parameters_in_the_place_of_xs_alone(self):
+        with pytest.raises(ValueError, match="inhomogeneous"):
+            jaxrnn.unroll(CELL, PARAMS, PARAMS)
+
+    @pytest.mark.parametrize("kind", [list, tuple, np.ndarray.tolist])
+    def test_steps_by_themselves_are_no_swap(self, kind):
+        """Where parameters are one array too, as those of this cell."""
+        cell, xs = jaxrnn.Residual(Scaled()), kind(np.ones((TIME, BATCH, IN), "float32"))
+        _, ys = jaxrnn.unroll(cell, jnp.full(2, 0.5), xs)
+        np.testing.assert_array_equal(ys, np.full((TIME, BATCH, IN), 1.5))
 
     def test_params_of_another_cell_or_size(self):
         with raises(
