@@ -36,7 +36,8 @@ from experiments.harness.devices import batch_mesh, cores, replicate, shard
 from experiments.harness.plots import COLOURS, save
 from experiments.harness.progress import counted
 from jaxrnn.checks import check_positive
-from jaxrnn.models.language_model import LanguageModel, next_token_nats
+from jaxrnn.models.language_model import LanguageModel
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.state import init_state
 from jaxrnn.training.step import truncated_step
 
@@ -101,7 +102,7 @@ def jaxrnn_step(given: Problem) -> Step:
 
     def loss(params: Any, carry: Any, tokens: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
         carry, logits = model.apply(params, tokens[:-1], carry)
-        nats, count = next_token_nats(logits, tokens[1:])
+        nats, count = cross_entropy(logits, tokens[1:])
         return nats / count, carry
 
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP_NORM), optax.adam(LEARNING_RATE))

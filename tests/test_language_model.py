@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
+from jaxrnn.models.language_model import LanguageModel, text_nats
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.state import init_state
 from jaxrnn.training.step import truncated_step
 from tests.table import random_like, relative_error
@@ -94,32 +95,12 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     assert np.all(np.abs(draws.mean(axis=0) - expected) < 5 * spread)
 
 
-def test_loss_counts_real_positions_only(dtype):
-    random = np.random.default_rng(0)
-    logits = random.standard_normal((TIME, BATCH, VOCABULARY)).astype(dtype)
-    mask = random.random((TIME, BATCH)) < 0.6
-    total, count = 0.0, 0
-    for t, b in zip(*np.nonzero(mask), strict=True):
-        row = logits[t, b].astype(np.float64)
-        total += np.log(np.exp(row).sum()) - row[tokens()[t, b]]
-        count += 1
-    spoiled = jnp.asarray(np.where(mask[..., None], logits, np.nan))
-    nats, counted = next_token_nats(spoiled, tokens(), jnp.asarray(mask))
-    assert int(counted) == count
-    assert float(nats) == pytest.approx(total, rel=1e-12 if dtype == "float64" else 1e-6)
-    grad = jax.grad(lambda x: next_token_nats(x, tokens(), jnp.asarray(mask))[0])(spoiled)
-    assert np.isfinite(grad).all()
-    assert not np.asarray(grad)[~mask].any()
-    everything = next_token_nats(jnp.asarray(logits), tokens())
-    assert int(everything[1]) == TIME * BATCH
-
-
 @pytest.mark.parametrize("time", [1, 3, 1000])
 def test_text_nats_carries_over_the_whole_text(time):
     model, params = made()
     ids = np.asarray(tokens((23,)))
     _, logits = jax.jit(model.apply)(params, ids[:-1])
-    expected, count = next_token_nats(logits, jnp.asarray(ids[1:]))
+    expected, count = cross_entropy(logits, jnp.asarray(ids[1:]))
     nats, counted = text_nats(model, params, ids, time=time)
     assert counted == count == 22
     assert nats == pytest.approx(float(expected), rel=1e-5)
@@ -144,7 +125,7 @@ def test_train_step_exports_for_cpu_cuda_and_tpu(backward):
 
     def loss(params, carry, chunk, key):
         carry, logits = model.apply(params, chunk, carry, lengths=jnp.array([5, 0, 3]), key=key)
-        nats, count = next_token_nats(logits, chunk)
+        nats, count = cross_entropy(logits, chunk)
         return nats / count, carry
 
     state = init_state(

@@ -15,7 +15,8 @@ from jaxrnn.attention import Additive, AttentionDecoder, attend
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.dense import DenseCell
 from jaxrnn.decoding import beam_search, ensemble, forced_score, greedy, sample
-from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
+from jaxrnn.models.language_model import LanguageModel, text_nats
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq
 from tests.table import CELLS, random_params, relative_error
 
@@ -193,19 +194,17 @@ class TestShapesTypesAndRanges:
     def test_losses(self, changed, message):
         arguments = {"logits": self.LOGITS, "targets": self.TARGETS, **changed}
         with pytest.raises(ValueError, match=message):
-            next_token_nats(**arguments)
+            cross_entropy(**arguments)
 
     def test_a_target_outside_is_nan_under_jit_and_may_be_anything_where_it_does_not_count(self):
-        nats = jax.jit(lambda *a: next_token_nats(*a)[0])
+        nats = jax.jit(lambda *a: cross_entropy(*a)[0])
         for wrong in (-1, 5):
             targets, mask = self.TARGETS.copy(), np.ones((3, 2), bool)
             targets[1, 1], mask[1, 1] = wrong, False
             assert jnp.isnan(nats(self.LOGITS, targets))
             expected = nats(self.LOGITS, self.TARGETS, mask)
             assert (
-                nats(self.LOGITS, targets, mask)
-                == expected
-                == next_token_nats(self.LOGITS, targets, mask)[0]
+                nats(self.LOGITS, targets, mask) == expected == cross_entropy(self.LOGITS, targets, mask)[0]
             )
 
     @pytest.mark.parametrize("options", [{}, {"embedding_size": 3}], ids=["one-hot", "embedding"])
@@ -275,7 +274,7 @@ class TestShapesTypesAndRanges:
             ):
                 assert relative_error(apply(params, ids)[1], expected) < 1e-6
         logits, below = jnp.zeros((1, 200)), jnp.array([-1], jnp.int8)
-        assert jnp.isnan(jax.jit(lambda t: next_token_nats(logits, t)[0])(below))
+        assert jnp.isnan(jax.jit(lambda t: cross_entropy(logits, t)[0])(below))
         step = lambda state, tokens: (state, jnp.eye(3)[tokens])  # noqa: E731
         for start in (2**32, np.int64(2**32 + 1), -(2**32)):
             with pytest.raises(ValueError, match="start must lie in"):

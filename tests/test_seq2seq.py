@@ -1,7 +1,5 @@
 """The sequence-to-sequence model and its attention decoder against NumPy loops over single sentences."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,10 @@ from jaxrnn import GRU, LSTM, Elman, Stack, unroll
 from jaxrnn.attention import Additive, AttentionDecoder, Dot, General
 from jaxrnn.decoding import forced_score
 from jaxrnn.gradients import finite_difference
-from jaxrnn.models.language_model import next_token_nats
+from jaxrnn.models.decoder import DecoderParams
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq
-from tests import reference
+from tests.models import as_float64, numpy_decoder, numpy_encoder
 from tests.table import random_like
 
 SOURCE, TARGET, BATCH, START = 6, 5, 4, 1
@@ -55,11 +54,6 @@ MODELS = {
         tied="all",
     ),
 }
-STEPS = {
-    GRU: reference.gru_after,
-    LSTM: reference.lstm,
-    Elman: functools.partial(reference.elman, activation="tanh"),
-}
 
 
 @pytest.fixture(
@@ -82,72 +76,25 @@ def sentences(model):
 
 
 def numpy_logits(model, params, source, fed):
-    """Logits and attention weights of one sentence, in float64, from the docstring's equations."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    ys = [params.source_embedding[token] for token in source]
-    states = []
-    for layer, cell in enumerate(model.cells):
-        step, out = STEPS[type(cell)], []
-        ways = {"forward": [1], "reversed": [-1], "bidirectional": [1, -1]}[model.direction]
-        for way, way_params in zip(
-            ways, params.encoder[layer] if len(ways) == 2 else [params.encoder[layer]], strict=True
-        ):
-            state, hs = (
-                tuple(np.zeros(4)[: cell.hidden_size] for _ in jax.tree.leaves(cell.initial_carry())),
-                [],
-            )
-            for y in ys[::way]:
-                state, h = step(way_params, state, y)
-                hs.append(h)
-            states.append(state)
-            out.append(hs[::way])
-        ys = [np.concatenate(parts) for parts in zip(*out, strict=True)]
-    decoder_states = first_states(model, params, states)
-    embedding = params.source_embedding if model.tied == "all" else params.target_embedding
-    w_out = params.w_out if model.tied == "none" else embedding.T
-    weights = params.decoder.cell if model.attention else params.decoder
-    readout, logits, alphas = np.zeros(model.decoder.out_features), [], []
-    for token in fed:
-        y = embedding[token]
-        if model.attention and model.input_feeding:
-            y = np.concatenate([y, readout])
-        for layer, cell in enumerate(model.decoder_cells):
-            decoder_states[layer], y = STEPS[type(cell)](weights[layer], decoder_states[layer], y)
-        if model.attention:
-            alpha = attention_weights(model.attention, params.decoder.attention, y, ys)
-            context = sum(
-                (a * v for a, v in zip(alpha, ys, strict=True)), np.zeros(model.decoder.memory_features)
-            )
-            readout = y = np.tanh(np.concatenate([context, y]) @ params.decoder.w_c)
-            alphas.append(alpha)
-        logits.append(y @ w_out + params.b_out)
-    return np.array(logits), alphas
+    """Logits and attention weights of one sentence."""
+    params = as_float64(params)
+    vectors = params.source_embedding[source]
+    states, ys = numpy_encoder(model.encoder, params.encoder, vectors, len(source))
+    target_embedding = params.source_embedding if model.tied == "all" else params.target_embedding
+    decoder_params = DecoderParams(target_embedding, params.decoder, params.w_out, params.b_out)
+    return numpy_decoder(model.decoder, decoder_params, first_states(model, params, states), ys, fed)
 
 
 def first_states(model, params, states):
     """The decoder's state before its first step: the encoder's last, or through the bridge."""
     if params.bridge is None:
         return states
-    flat = np.concatenate([part for state in states for part in state])
+    flat = np.concatenate(jax.tree.leaves(states))
     bridges = jax.tree.leaves(params.bridge, is_leaf=lambda node: hasattr(node, "w"))
     parts = iter([np.tanh(flat @ bridge.w + bridge.b) for bridge in bridges])
     return [
         tuple(next(parts) for _ in jax.tree.leaves(cell.initial_carry())) for cell in model.decoder_cells
     ]
-
-
-def attention_weights(attention, params, h, memory):
-    """Softmax of the scores of one query."""
-    scores = []
-    for vector in memory:
-        match attention:
-            case Additive():
-                scores.append(np.tanh(h @ params.w_query + vector @ params.w_key) @ params.v)
-            case General():
-                scores.append(h @ (vector @ params.w_key))
-            case Dot():
-                scores.append(h @ vector)
-    return np.exp(scores) / np.sum(np.exp(scores))
 
 
 def teacher_forced(
@@ -169,7 +116,7 @@ def test_equals_numpy(model, dtype):
         )
         found = logits[:target_length, lane]
         tolerance = TOLERANCE[dtype]
-        np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
         carry = jax.tree.map(lambda leaf, lane=lane: leaf[lane : lane + 1], encoded.carry)
         memory = jax.tree.map(lambda leaf, lane=lane: leaf[lane : lane + 1], encoded.memory)
         for time in range(target_length):  # step by step, as decoders do
@@ -194,7 +141,7 @@ def test_a_padded_batch_costs_what_its_sentences_cost(model, float64):
     def nats(params, source, fed, target, source_lengths, target_lengths):
         logits = teacher_forced(model, params, source, fed, source_lengths, target_lengths)
         mask = jnp.arange(len(target))[:, None] < target_lengths
-        return next_token_nats(logits, target, mask, label_smoothing=0.3)[0]
+        return cross_entropy(logits, target, mask, label_smoothing=0.3)[0]
 
     whole = nats(params, source, fed, target, SOURCE_LENGTHS, TARGET_LENGTHS)
     # Whatever stands at padding: other words there change nothing.
@@ -251,16 +198,6 @@ def test_gradients_of_the_attention_decoder(attention, features, input_feeding, 
     assert (found[1][2] == 0).all()  # its target is empty
 
 
-def test_label_smoothing_equals_its_definition(float64):
-    random = np.random.default_rng(0)
-    logits, targets = random.normal(size=(3, 2, 5)), random.integers(0, 5, (3, 2))
-    smooth = 0.8 * np.eye(5)[targets] + 0.2 / 5
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    nats, count = next_token_nats(jnp.asarray(logits), targets, label_smoothing=0.2)
-    assert int(count) == 6
-    assert float(nats) == pytest.approx(-float((smooth * log_p).sum()), rel=1e-12)
-
-
 @pytest.mark.slow
 def test_it_learns_to_reverse(dtype):
     """Attention and a plain decoder learn to write three digits backward, by their gradients alone."""
@@ -274,7 +211,7 @@ def test_it_learns_to_reverse(dtype):
 
         def loss(params, model=model):
             logits = model.logits(params, model.encode(params, source), fed)
-            return next_token_nats(logits, target)[0] / target.size
+            return cross_entropy(logits, target)[0] / target.size
 
         @jax.jit
         def update(params, state, loss=loss, optimizer=optimizer):
@@ -286,6 +223,43 @@ def test_it_learns_to_reverse(dtype):
         for _ in range(150):
             params, state, value = update(params, state)
         assert float(value) < 0.05
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("source_embedding", r"source_embedding should have shape \(7, 3\), got \(9, 3\)"),
+        ("target_embedding", r"target_embedding should have shape \(9, 3\), got \(11, 3\)"),
+        ("encoder", "params.encoder must be a tuple of 2, one a cell; got 3 of them"),
+        ("bridge", r"bridge.* should have shape \(10, 4\), got \(12, 4\)"),
+        ("w_out", r"w_out should have shape \(4, 9\), got \(6, 9\)"),
+        ("b_out", r"b_out should have shape \(9,\), got \(11,\)"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_named(field, message):
+    model = MODELS["bidirectional"]
+    params = random_params(model, "float32")
+    encoded = jax.eval_shape(lambda p: model.encode(p, np.ones((2, 1), int)), params)
+
+    def longer(leaf):
+        return jnp.concatenate([leaf, leaf[:2]])
+
+    value = getattr(params, field)
+    if field == "encoder":
+        wrong = (*value, value[-1])
+    elif field == "bridge":
+        wrong = jax.tree.map(lambda b: longer(b) if b.ndim == 2 else b, value)
+    else:
+        wrong = longer(value)
+    params = params._replace(**{field: wrong})
+    for call in (
+        lambda: model.encode(params, np.ones((2, 1), int)),
+        lambda: model.logits(params, encoded, np.ones((2, 1), int)),
+        lambda: model.step(params, encoded.carry, np.ones(1, int)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.usefixtures("as_users_run")

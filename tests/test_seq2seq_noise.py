@@ -51,7 +51,7 @@ def test_dropout(variational):
     )
     params = model.init(jax.random.key(0))
     params = params._replace(
-        source_embedding=jnp.ones((1, 200)), target_embedding=jnp.ones((1, 200)), w_out=jnp.eye(200)
+        source_embedding=jnp.ones((1, 200)), target_embedding=jnp.ones((200, 200)), w_out=jnp.eye(200)
     )
     model = dataclasses.replace(model, target_vocabulary=200)
     params = params._replace(b_out=jnp.zeros(200))

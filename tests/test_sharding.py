@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 import jaxrnn
 from jaxrnn.attention import Additive
 from jaxrnn.decoding import beam_search, forced_score, greedy, sample, stochastic_beam_search
-from jaxrnn.models.language_model import LanguageModel, next_token_nats
+from jaxrnn.models.language_model import LanguageModel
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq
 from tests.table import CELLS, IN_FEATURES, Row, random_carry, random_params, relative_error
 
@@ -117,7 +118,7 @@ def translator():
 
 def language_loss(model, params, tokens, mask, lengths, key):
     _, logits = model.apply(params, tokens, lengths=lengths, key=key)
-    nats, count = next_token_nats(logits, tokens, mask, label_smoothing=0.1)
+    nats, count = cross_entropy(logits, tokens, mask, label_smoothing=0.1)
     return nats / count.astype(nats.dtype)
 
 
@@ -125,7 +126,7 @@ def translation_loss(model, params, tokens, mask, lengths, key):
     encoded = model.encode(params, tokens, lengths=lengths, key=key)
     rate = jnp.float32(0.5)
     logits = model.logits(params, encoded, tokens, lengths=lengths, key=key, sampling_rate=rate)
-    nats, count = next_token_nats(logits, tokens, mask)
+    nats, count = cross_entropy(logits, tokens, mask)
     return nats / count.astype(nats.dtype)
 
 

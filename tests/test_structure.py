@@ -13,7 +13,7 @@ LEVELS = [
     ["jaxrnn.scan"],
     ["jaxrnn.bptt"],
     ["jaxrnn.recurrence", "jaxrnn.parallel"],
-    ["jaxrnn.gradients", "jaxrnn.attention"],
+    ["jaxrnn.gradients", "jaxrnn.attention", "jaxrnn.layers"],
     ["jaxrnn.nn"],
     ["jaxrnn.models"],
     ["experiments", "benchmarks"],

@@ -11,7 +11,8 @@ import pytest
 import jaxrnn
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.decoding.sampling import greedy
-from jaxrnn.models.language_model import LanguageModel, next_token_nats
+from jaxrnn.models.language_model import LanguageModel
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.state import init_state
 from jaxrnn.training.step import truncated_step
 
@@ -25,7 +26,7 @@ def test_hello():
 
     def loss(params, carry, word, key):
         _, logits = model.apply(params, word[:-1])
-        nats, count = next_token_nats(logits, word[1:])
+        nats, count = cross_entropy(logits, word[1:])
         return nats / count, carry
 
     state = init_state(model.init(jax.random.key(0)), optimizer, (), jax.random.key(0))

@@ -15,7 +15,7 @@ from jaxrnn.attention import Additive, AttentionDecoder
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.decoding import beam_search, sample
 from jaxrnn.models.language_model import LanguageModel
-from jaxrnn.models.scheduled import ScheduledSampling
+from jaxrnn.models.scheduled_sampling import ScheduledSampling
 from jaxrnn.models.seq2seq import Seq2Seq
 from tests.table import random_params, relative_error
 

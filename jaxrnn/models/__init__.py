@@ -1,1 +1,19 @@
 """Models made of cells: configuration in a frozen dataclass, parameters in a pytree."""
+
+from jaxrnn.models.decoder import Decoder, DecoderParams
+from jaxrnn.models.encoder import Encoder, EncoderParams
+from jaxrnn.models.language_model import LanguageModel, LanguageModelParams
+from jaxrnn.models.losses import cross_entropy
+from jaxrnn.models.seq2seq import Seq2Seq, Seq2SeqParams
+
+__all__ = [
+    "Decoder",
+    "DecoderParams",
+    "Encoder",
+    "EncoderParams",
+    "LanguageModel",
+    "LanguageModelParams",
+    "Seq2Seq",
+    "Seq2SeqParams",
+    "cross_entropy",
+]

@@ -8,28 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxrnn.caching import by_value
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType
-from jaxrnn.checks import (
-    as_array,
-    as_ids,
-    check_count,
-    check_fraction,
-    check_ids,
-    check_like,
-    check_positive,
-    settle,
-)
+from jaxrnn.checks import check_fraction, check_ids, check_like, check_positive, settle
 from jaxrnn.data.text import Streams
-from jaxrnn.models.dropout import dropout
-from jaxrnn.models.tokens import checked_tokens, embed, one_hot
+from jaxrnn.layers import dropout
+from jaxrnn.models.encoder import Encoder, EncoderParams
+from jaxrnn.models.losses import cross_entropy as next_token_nats
 from jaxrnn.promotion import default_promotion
-from jaxrnn.recurrence import Backward, unroll
+from jaxrnn.recurrence import Backward
 
 
 class LanguageModelParams(NamedTuple):
@@ -94,25 +85,24 @@ class LanguageModel:
                 f"({self.cells[-1].out_features}), got {self.embedding_size}"
             )
 
+    @property
+    def encoder(self) -> Encoder:
+        """The model but for its output."""
+        return Encoder(
+            self.cells,
+            vocabulary_size=self.vocabulary_size,
+            embedding_size=self.embedding_size,
+            dropout=self.dropout,
+            backward=self.backward,
+        )
+
     def init(self, key: Key[Array, ""], dtype: DType = jnp.float32) -> LanguageModelParams:
         """Draw the parameters: embedding and output LeCun normal, the cells their own way."""
         key_embedding, key_out, *keys = jax.random.split(key, 2 + len(self.cells))
-        draw = jax.nn.initializers.lecun_normal()
-        in_size = self.vocabulary_size if self.embedding_size is None else self.embedding_size
-        in_sizes = [in_size] + [cell.out_features for cell in self.cells]
-        embedding = w_out = None
-        if self.embedding_size is not None:
-            # Rows of about unit length: the transpose is what LeCun's rule is made for.
-            shape = (self.embedding_size, self.vocabulary_size)
-            embedding = draw(key_embedding, shape, dtype).T
-        if not self.tied:
-            w_out = draw(key_out, (in_sizes[-1], self.vocabulary_size), dtype)
+        shape = (self.cells[-1].out_features, self.vocabulary_size)
         return LanguageModelParams(
-            embedding=embedding,
-            layers=tuple(
-                cell.init(k, size, dtype) for cell, k, size in zip(self.cells, keys, in_sizes, strict=False)
-            ),
-            w_out=w_out,
+            *self.encoder.init_from(key_embedding, keys, dtype),
+            w_out=None if self.tied else jax.nn.initializers.lecun_normal()(key_out, shape, dtype),
             b_out=jnp.zeros(self.vocabulary_size, dtype),
         )
 
@@ -120,7 +110,7 @@ class LanguageModel:
         self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32
     ) -> tuple[Carry, ...]:
         """The carry before the first token: one cell's carry a layer."""
-        return tuple(cell.initial_carry(batch_shape, dtype) for cell in self.cells)
+        return self.encoder.initial_carry(batch_shape, dtype)
 
     @default_promotion()
     def apply(
@@ -150,32 +140,19 @@ class LanguageModel:
           ValueError: for tokens that are not integers or, where they are known and count, outside the
             vocabulary; for layers or shapes that do not fit (``unroll``).
         """
-        tokens = checked_tokens(tokens, self.vocabulary_size, lengths)
-        self._check_params(params, carry)
+        self._check(params)
         keys = None if key is None else jax.random.split(key, len(self.cells) + 1)
-        time, batch_shape = tokens.shape[0], tokens.shape[1:]
-        ys = self._embed(params, tokens)
-        after = []
-        for layer, cell in enumerate(self.cells):
-            noise = None
-            if keys is not None:
-                key_dropout, key_noise = jax.random.split(keys[layer])
-                ys = dropout(key_dropout, ys, self.dropout)
-                noise = cell.noise(key_noise, time, batch_shape)
-            layer_carry, ys = unroll(
-                cell,
-                params.layers[layer],
-                ys,
-                None if carry is None else carry[layer],
-                lengths=lengths,
-                resets=resets,
-                noise=noise,
-                backward=self.backward,
-            )
-            after.append(layer_carry)
+        carry, ys = self.encoder.apply(
+            EncoderParams(params.embedding, params.layers),
+            tokens,
+            carry,
+            lengths=lengths,
+            resets=resets,
+            keys=None if keys is None else keys[:-1],
+        )
         if keys is not None:
             ys = dropout(keys[-1], ys, self.dropout)
-        return tuple(after), self._logits(params, ys)
+        return carry, self._logits(params, ys)
 
     @default_promotion()
     def step(
@@ -194,108 +171,21 @@ class LanguageModel:
         Raises:
           ValueError: as ``apply``.
         """
-        if not jnp.issubdtype(jnp.result_type(tokens), jnp.floating):
-            tokens = checked_tokens(tokens, self.vocabulary_size)
-        self._check_params(params, carry)
-        y = self._embed(params, tokens)
-        after = []
-        for layer, cell in enumerate(self.cells):
-            layer_carry, y = cell.step(params.layers[layer], carry[layer], y)
-            after.append(layer_carry)
-        return tuple(after), self._logits(params, y)
+        self._check(params)
+        carry, y = self.encoder.step(EncoderParams(params.embedding, params.layers), carry, tokens)
+        return carry, self._logits(params, y)
 
-    def _check_params(self, params: LanguageModelParams, carry: Any) -> None:
-        check_count("params.layers", params.layers, len(self.cells), "cell")
-        size: int = self.vocabulary_size
-        shape: Any = jax.ShapeDtypeStruct
-        out_shape, dtype = (self.cells[-1].out_features, size), params.b_out.dtype
-        expected = LanguageModelParams(
-            None if self.embedding_size is None else shape((size, self.embedding_size), dtype),
-            (),  # the cells check their own
-            None if self.tied else shape(out_shape, dtype),
-            shape((size,), dtype),
-        )
+    def _check(self, params: LanguageModelParams) -> None:
+        """Raise ValueError unless the parameters fit, but for the layers, which the encoder checks."""
+        size, shape = self.vocabulary_size, jax.ShapeDtypeStruct
+        w_out = None if self.tied else shape((self.cells[-1].out_features, size), jnp.float32)
+        b_out: Any = shape((size,), jnp.float32)
+        expected = LanguageModelParams(*self.encoder.shapes(jnp.float32), w_out, b_out)
         check_like("params", expected, params._replace(layers=()))
-        if carry is not None:
-            check_count("carry", carry, len(self.cells), "cell")
-
-    def _embed(self, params: LanguageModelParams, tokens: Array) -> Array:
-        """Ids (...,) or distributions (..., vocabulary) to vectors."""
-        distributions = jnp.issubdtype(tokens.dtype, jnp.floating)
-        if params.embedding is None:
-            dtype = params.b_out.dtype
-            return tokens.astype(dtype) if distributions else one_hot(tokens, self.vocabulary_size, dtype)
-        if distributions:
-            return tokens.astype(params.embedding.dtype) @ params.embedding
-        return embed(params.embedding, tokens)
 
     def _logits(self, params: LanguageModelParams, ys: Array) -> Array:
         w_out = params.embedding.T if self.tied else params.w_out
         return ys.astype(w_out.dtype) @ w_out + params.b_out
-
-
-@default_promotion()
-def next_token_nats(
-    logits: Float[Array, "*positions vocabulary"],
-    targets: Int[ArrayLike, "*positions"],
-    mask: Bool[ArrayLike, "*positions"] | None = None,
-    *,
-    label_smoothing: float = 0.0,
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """The summed cross-entropy in nats over real positions, and their number.
-
-    Their ratio is the loss in nats per token; divided by ln 2 it is bits per token. With label smoothing
-    ε over a vocabulary of V (Szegedy et al. 2016, "Rethinking the Inception architecture", section 7), a
-    position costs::
-
-        −(1 − ε) log p(w) − (ε / V) Σ_v log p(v)
-
-    Args:
-      logits: scores of every token at every position.
-      targets: the token that came.
-      mask: False at positions that do not count; their logits may be anything.
-      label_smoothing: ε, in [0, 1).
-
-    Raises:
-      ValueError: for a label smoothing outside [0, 1), targets or a mask that do not have the positions of
-        logits, targets that are not integers, or a mask that is not bool. Targets that count and lie
-        outside the vocabulary are a ValueError where they are known, and cost NaN under ``jit``.
-
-    >>> nats, count = next_token_nats(jnp.zeros((2, 4)), jnp.array([0, 3]))
-    >>> print(f"{nats / count:.4f}")  # ln 4
-    1.3863
-    """
-    label_smoothing = check_fraction("label_smoothing", label_smoothing)
-    targets = _checked_targets(logits, targets, mask)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))  # a sum of thousands of terms
-    if mask is not None:
-        mask = jnp.asarray(mask)
-        logits, targets = jnp.where(mask[..., None], logits, 0), jnp.where(mask, targets, 0)
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    if label_smoothing:
-        uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
-        nats = (1 - label_smoothing) * nats + label_smoothing * uniform
-    if mask is None:
-        return jnp.sum(nats), jnp.asarray(nats.size)
-    return jnp.sum(nats, where=mask), jnp.sum(mask)
-
-
-def _checked_targets(logits: Array, targets: Any, mask: Any) -> Array:
-    positions, size = logits.shape[:-1], logits.shape[-1]
-    targets, mask = as_array(targets), as_array(mask)
-    if jnp.shape(targets) != positions:
-        raise ValueError(
-            f"targets must have the positions of logits, {positions}, got {jnp.shape(targets)}"
-        )
-    is_bool = mask is None or jnp.issubdtype(jnp.result_type(mask), jnp.bool)
-    if mask is not None and not (is_bool and jnp.shape(mask) == positions):
-        raise ValueError(
-            f"mask must be bool with the positions of logits, {positions}, "
-            f"got {jnp.result_type(mask)} of shape {jnp.shape(mask)}"
-        )
-    check_ids("targets", targets, size, mask)
-    targets = as_ids(targets)
-    return jnp.where(targets < 0, size, targets)  # beyond the end, where no id wraps around
 
 
 def text_nats(

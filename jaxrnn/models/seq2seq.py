@@ -9,19 +9,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from jaxrnn.attention import Attention, AttentionDecoder, Memory
+from jaxrnn.attention import Attention, Memory
 from jaxrnn.cells.adapted import as_cell
-from jaxrnn.cells.cell import Carry, Cell, DType
-from jaxrnn.cells.regularized import VariationalDropout
-from jaxrnn.cells.stack import Stack
-from jaxrnn.checks import check_count, check_fraction, check_positive, settle
-from jaxrnn.models.dropout import dropout
-from jaxrnn.models.scheduled import SamplingCarry, SamplingParams, ScheduledSampling
-from jaxrnn.models.tokens import checked_tokens, embed
+from jaxrnn.cells.cell import Carry, Cell, DType, expected_carry
+from jaxrnn.checks import check_count, check_fraction, check_like, check_positive, settle
+from jaxrnn.models.decoder import Decoder, DecoderParams
+from jaxrnn.models.encoder import Direction, Encoder, EncoderParams
 from jaxrnn.promotion import default_promotion
-from jaxrnn.recurrence import Backward, bidirectional, unroll
+from jaxrnn.recurrence import Backward
 
-Direction = Literal["forward", "reversed", "bidirectional"]
 Tied = Literal["none", "output", "all"]
 
 
@@ -45,7 +41,7 @@ class Seq2SeqParams(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What the decoder starts from."""
+    """The decoder's first carry, and the memory that it reads."""
 
     carry: Carry
     memory: Memory | None  # None without attention
@@ -125,15 +121,10 @@ class Seq2Seq:
             settle(self, check_positive, "readout_size")
         if not self.cells or not decoder_cells:
             raise ValueError("encoder and decoder need at least one cell each, got none")
-        for name, known in (("direction", get_args(Direction)), ("tied", get_args(Tied))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         settle(self, check_fraction, "dropout")
-        if self.tied != "none" and self.decoder.out_features != self.embedding_size:
-            raise ValueError(
-                f"a tied output needs a readout of embedding_size ({self.embedding_size}), "
-                f"got {self.decoder.out_features}"
-            )
+        if self.tied not in get_args(Tied):
+            raise ValueError(f"tied must be one of {', '.join(get_args(Tied))}, got {self.tied!r}")
+        _ = self.encoder, self.decoder  # which check what is theirs
         if self.tied == "all" and self.source_vocabulary != self.target_vocabulary:
             raise ValueError(
                 "one embedding for all needs one vocabulary for source and target, "
@@ -141,44 +132,49 @@ class Seq2Seq:
             )
 
     @property
-    def decoder(self) -> Cell:
-        """The decoder's one cell: the stack, or the ``AttentionDecoder`` around it."""
-        *lower, top = self.decoder_cells
-        # Layers are stepped together, so that what is dropped between them is drawn beforehand.
-        lower = [VariationalDropout(cell, rate_h=0.0, rate_y=self.dropout) for cell in lower]
-        stack = Stack([*lower, top])
-        if self.attention is None:
-            return stack
-        features = self.cells[-1].out_features * (2 if self.direction == "bidirectional" else 1)
-        size = self.embedding_size if self.readout_size is None else self.readout_size
-        return AttentionDecoder(
-            stack,
-            self.attention,
-            memory_features=features,
-            size=size,
+    def encoder(self) -> Encoder:
+        """The part that reads the source."""
+        return Encoder(
+            self.cells,
+            vocabulary_size=self.source_vocabulary,
+            embedding_size=self.embedding_size,
+            direction=self.direction,
+            dropout=self.dropout,
+            variational=self.variational,
+            backward=self.backward,
+        )
+
+    @property
+    def decoder(self) -> Decoder:
+        """The part that writes the target."""
+        return Decoder(
+            self.target_vocabulary,
+            self.decoder_cells,
+            self.embedding_size,
+            attention=self.attention,
+            memory_features=self.encoder.out_features,
+            readout_size=self.readout_size,
             input_feeding=self.input_feeding,
+            tied=self.tied != "none",
+            dropout=self.dropout,
+            variational=self.variational,
+            backward=self.backward,
         )
 
     def init(self, key: Key[Array, ""], dtype: DType = jnp.float32) -> Seq2SeqParams:
         """Draw the parameters: embeddings, bridge and output LeCun normal, the cells their own way."""
         key_source, key_target, key_encoder, key_bridge, key_decoder, key_out = jax.random.split(key, 6)
-        draw = jax.nn.initializers.lecun_normal()
-
-        def embedding(key: Array, vocabulary: int) -> Array:
-            # Rows of about unit length: the transpose is what LeCun's rule is made for.
-            return draw(key, (self.embedding_size, vocabulary), dtype).T
-
-        decoder = self.decoder
-        source = embedding(key_source, self.source_vocabulary)
-        out_shape = (decoder.out_features, self.target_vocabulary)
+        keys = list(jax.random.split(key_encoder, len(self.cells)))
+        encoder = self.encoder.init_from(key_source, keys, dtype)
+        decoder = self.decoder.init_from((key_target, key_decoder, key_out), dtype)
         return Seq2SeqParams(
-            source_embedding=source,
-            target_embedding=None if self.tied == "all" else embedding(key_target, self.target_vocabulary),
-            encoder=self._init_encoder(key_encoder, dtype),
+            source_embedding=encoder.embedding,
+            target_embedding=None if self.tied == "all" else decoder.embedding,
+            encoder=encoder.layers,
             bridge=self._init_bridge(key_bridge, dtype),
-            decoder=decoder.init(key_decoder, self.embedding_size, dtype),
-            w_out=draw(key_out, out_shape, dtype) if self.tied == "none" else None,
-            b_out=jnp.zeros(self.target_vocabulary, dtype),
+            decoder=decoder.cell,
+            w_out=decoder.w_out,
+            b_out=decoder.b_out,
         )
 
     @default_promotion()
@@ -203,22 +199,17 @@ class Seq2Seq:
 
         Raises:
           ValueError: for tokens that are not integers or, where they are known and count, outside the
-            vocabulary; for layers or shapes that do not fit (``unroll``).
+            vocabulary; for parameters or shapes that do not fit.
         """
-        source = checked_tokens(source, self.source_vocabulary, lengths)
-        check_count("params.encoder", params.encoder, len(self.cells), "cell")
-        keys = [None] * len(self.cells) if key is None else jax.random.split(key, len(self.cells))
-        ys = embed(params.source_embedding, source)
-        states = []
-        for layer, cell in enumerate(self.cells):
-            state, ys = self._encode_layer(cell, params.encoder[layer], ys, lengths, keys[layer])
-            states.append(state)
-        carry = self._first_carry(params, tuple(states))
+        self._check(params)
+        keys = None if key is None else jax.random.split(key, len(self.cells))
+        encoder_params = EncoderParams(params.source_embedding, params.encoder)
+        states, ys = self.encoder.apply(encoder_params, source, lengths=lengths, keys=keys)
+        carry = self.decoder.carry_of(_bridged(params.bridge, states), params.b_out.dtype)
         if self.attention is None:
             return Encoded(carry, None)
         values = jnp.moveaxis(ys, 0, 1)  # (batch, source, features)
-        decoder: Any = self.decoder
-        return Encoded(carry, decoder.memory(params.decoder, values, lengths))
+        return Encoded(carry, self.decoder.memory(self._decoder_params(params), values, lengths))
 
     @default_promotion()
     def logits(
@@ -231,48 +222,21 @@ class Seq2Seq:
         key: Key[Array, ""] | None = None,
         sampling_rate: Float[ArrayLike, ""] | None = None,
     ) -> Float[Array, "time batch vocabulary"]:
-        """The logits of every next target token, the tokens before it given (teacher forcing).
-
-        Args:
-          params: from ``init``.
-          encoded: from ``encode``.
-          fed: the start token, then the target but for its last token; time leads.
-          lengths: tokens of each target that count; None for all.
-          key: dropout's key; without one nothing is dropped.
-          sampling_rate: probability that a step is fed the model's own draw instead of the target's
-            token (``ScheduledSampling``); needs a key.
+        """The logits of every next target token, the tokens before it given: ``Decoder.logits``.
 
         Raises:
           ValueError: as ``encode``, and for a sampling rate without a key.
         """
-        fed = checked_tokens(fed, self.target_vocabulary, lengths)
-        cell, cell_params, carry = self.decoder, self._decoder_params(params, encoded.memory), encoded.carry
-        xs, noise = embed(self._target_embedding(params), fed), None
-        if sampling_rate is not None and key is None:
-            raise ValueError("scheduled sampling draws tokens: give a key")
-        if key is not None:
-            key_in, key_noise, key_out = jax.random.split(key, 3)
-            time, batch_shape = xs.shape[0], xs.shape[1:-1]
-            mask = self._dropout(key_in, jnp.ones_like(xs))
-            xs = mask * xs
-            if sampling_rate is None:
-                noise = cell.noise(key_noise, time, batch_shape)
-            else:
-                cell = ScheduledSampling(cell, self.embedding_size)
-                noise = cell.draw_noise(key_noise, sampling_rate, time, batch_shape, mask)
-                cell_params = SamplingParams(
-                    cell_params, self._target_embedding(params), self._w_out(params), params.b_out
-                )
-                carry = SamplingCarry(carry, jnp.zeros_like(xs[0]))
-        backward = self.backward if cell.has_derivative else "autodiff"
-        _, ys = unroll(cell, cell_params, xs, carry, lengths=lengths, noise=noise, backward=backward)
-        if key is not None:
-            ys = self._dropout(key_out, ys)
-        # One product of two matrices, batch first so that a sharded batch stays so: XLA's CPU backend takes
-        # four times as long for the weights' gradient where it has two axes to sum over.
-        rows = jnp.swapaxes(ys, 0, 1).reshape(-1, ys.shape[-1])
-        logits = rows @ self._w_out(params) + params.b_out
-        return jnp.swapaxes(logits.reshape(*ys.shape[1::-1], self.target_vocabulary), 0, 1)
+        self._check(params)
+        return self.decoder.logits(
+            self._decoder_params(params),
+            encoded.carry,
+            fed,
+            encoded.memory,
+            lengths=lengths,
+            key=key,
+            sampling_rate=sampling_rate,
+        )
 
     @default_promotion()
     def step(
@@ -282,107 +246,72 @@ class Seq2Seq:
         tokens: Int[ArrayLike, " lanes"],
         memory: Memory | None = None,
     ) -> tuple[Carry, Float[Array, "lanes vocabulary"], Any]:
-        """One target token a lane, for decoders: ``jax.tree_util.Partial(model.step, params)``.
-
-        Args:
-          params: from ``init``.
-          carry: of ``Encoded``, or from an earlier call.
-          tokens: the tokens before.
-          memory: of ``Encoded``: what decoders take as ``context``.
-
-        Returns:
-          the new carry, the next token's logits, and the attention weights ``(lanes, source)``, or None.
+        """One target token a lane: ``Decoder.step``; ``carry`` and ``memory`` are those of ``Encoded``.
 
         Raises:
           ValueError: as ``encode``.
         """
-        tokens = checked_tokens(tokens, self.target_vocabulary)
-        decoder: Any = self.decoder
-        decoder_params = self._decoder_params(params, memory)
-        x, weights = embed(self._target_embedding(params), tokens), None
-        if self.attention is None:
-            carry, y = decoder.step(decoder_params, carry, x)
-        else:
-            carry, y, weights = decoder.step_and_weights(decoder_params, carry, x)
-        return carry, y @ self._w_out(params) + params.b_out, weights
+        self._check(params)
+        return self.decoder.step(self._decoder_params(params), carry, tokens, memory)
 
-    def _init_encoder(self, key: Array, dtype: DType) -> tuple[Any, ...]:
-        layers, in_features = [], self.embedding_size
-        for cell, layer_key in zip(self.cells, jax.random.split(key, len(self.cells)), strict=True):
-            if self.direction == "bidirectional":
-                pair = jax.random.split(layer_key)
-                layers.append(tuple(cell.init(k, in_features, dtype) for k in pair))
-                in_features = 2 * cell.out_features
-            else:
-                layers.append(cell.init(layer_key, in_features, dtype))
-                in_features = cell.out_features
-        return tuple(layers)
+    def _decoder_params(self, params: Seq2SeqParams) -> DecoderParams:
+        embedding = params.source_embedding if self.tied == "all" else params.target_embedding
+        return DecoderParams(embedding, params.decoder, params.w_out, params.b_out)
 
-    def _encode_layer(
-        self, cell: Cell, params: Any, ys: Array, lengths: Any, key: Array | None
-    ) -> tuple[Carry, Array]:
-        """The last state of a layer, of both directions where there are two, and its outputs."""
-        noises = (None, None)
-        if key is not None:
-            key_dropout, *keys = jax.random.split(key, 3)
-            ys = self._dropout(key_dropout, ys)
-            noises = tuple(cell.noise(k, ys.shape[0], ys.shape[1:-1]) for k in keys)
-        options = {"lengths": lengths, "backward": self.backward}
+    def _check(self, params: Seq2SeqParams) -> None:
+        """Raise ValueError unless the parameters fit, but for those of cells, which check their own."""
+        check_count("params.encoder", params.encoder, len(self.cells), "cell")
+        encoder, decoder = self.encoder.shapes(jnp.float32), self.decoder.shapes(jnp.float32)
+        expected = Seq2SeqParams(
+            source_embedding=encoder.embedding,
+            target_embedding=None if self.tied == "all" else decoder.embedding,
+            encoder=(),
+            bridge=self._bridge(jnp.float32),
+            decoder=(),
+            w_out=decoder.w_out,
+            b_out=decoder.b_out,
+        )
+        check_like("params", expected, params._replace(encoder=(), decoder=()))
+
+    def _bridge(self, dtype: DType) -> Any:
+        """Shapes of the bridge; None where the encoder's last states have the decoder's form."""
+        last = tuple(expected_carry(cell, ()) for cell in self.cells)
+        first = tuple(expected_carry(cell, ()) for cell in self.decoder_cells)
         if self.direction == "bidirectional":
-            return bidirectional(cell, cell, params, ys, noise=noises, **options)
-        return unroll(cell, params, ys, noise=noises[0], reverse=self.direction == "reversed", **options)
-
-    def _states(self) -> tuple[Carry, Carry]:
-        """The shapes of the encoder's last states, and of the decoder's first."""
-        pair = self.direction == "bidirectional"
-
-        def shapes() -> tuple[Carry, Carry]:
-            last = tuple(cell.initial_carry() for cell in self.cells)
-            first = tuple(cell.initial_carry() for cell in self.decoder_cells)
-            return tuple((state, state) for state in last) if pair else last, first
-
-        return jax.eval_shape(shapes)
-
-    def _init_bridge(self, key: Array, dtype: DType) -> Any:
-        last, first = self._states()
+            last = tuple((state, state) for state in last)
         if _alike(last, first):
             return None
-        features = sum(leaf.shape[-1] for leaf in jax.tree.leaves(last))
+        features, shape = sum(leaf.shape[-1] for leaf in jax.tree.leaves(last)), jax.ShapeDtypeStruct
+
+        def bridge(leaf: Any) -> BridgeParams:
+            w: Any = shape((features, leaf.shape[-1]), dtype)
+            b: Any = shape(leaf.shape[-1:], dtype)
+            return BridgeParams(w, b)
+
+        return jax.tree.map(bridge, first)
+
+    def _init_bridge(self, key: Array, dtype: DType) -> Any:
+        if (bridge := self._bridge(dtype)) is None:
+            return None
+        shapes, structure = jax.tree.flatten(bridge, is_leaf=_is_bridge)
         draw = jax.nn.initializers.lecun_normal()
-        leaves, structure = jax.tree.flatten(first)
-        sizes = [leaf.shape[-1] for leaf in leaves]
         bridges = [
-            BridgeParams(draw(k, (features, size), dtype), jnp.zeros(size, dtype))
-            for k, size in zip(jax.random.split(key, len(sizes)), sizes, strict=True)
+            BridgeParams(draw(k, shape.w.shape, dtype), jnp.zeros(shape.b.shape, dtype))
+            for k, shape in zip(jax.random.split(key, len(shapes)), shapes, strict=True)
         ]
         return jax.tree.unflatten(structure, bridges)
 
-    def _first_carry(self, params: Seq2SeqParams, states: tuple[Carry, ...]) -> Carry:
-        """The decoder's carry before its first step, from the encoder's last states."""
-        first = states
-        if params.bridge is not None:
-            features = jnp.concatenate(jax.tree.leaves(states), axis=-1)
-            first = jax.tree.map(
-                lambda bridge: jnp.tanh(features @ bridge.w + bridge.b),
-                params.bridge,
-                is_leaf=lambda node: isinstance(node, BridgeParams),
-            )
-        if self.attention is None:
-            return first
-        batch_shape, dtype = jax.tree.leaves(first)[0].shape[:-1], params.b_out.dtype
-        return self.decoder.initial_carry(batch_shape, dtype)._replace(cell=first)
 
-    def _decoder_params(self, params: Seq2SeqParams, memory: Memory | None) -> Any:
-        return params.decoder if self.attention is None else (params.decoder, memory)
+def _bridged(bridge: Any, states: tuple[Carry, ...]) -> tuple[Carry, ...]:
+    """The decoder's first states from the encoder's last."""
+    if bridge is None:
+        return states
+    features = jnp.concatenate(jax.tree.leaves(states), axis=-1)
+    return jax.tree.map(lambda part: jnp.tanh(features @ part.w + part.b), bridge, is_leaf=_is_bridge)
 
-    def _target_embedding(self, params: Seq2SeqParams) -> Array:
-        return params.source_embedding if self.tied == "all" else params.target_embedding
 
-    def _w_out(self, params: Seq2SeqParams) -> Array:
-        return params.w_out if self.tied == "none" else self._target_embedding(params).T
-
-    def _dropout(self, key: Array, ys: Array) -> Array:
-        return dropout(key, ys, self.dropout, variational=self.variational)
+def _is_bridge(node: Any) -> bool:
+    return isinstance(node, BridgeParams)
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Token ids as models take them."""
+"""Token ids as models take them, and the vectors that stand for them."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from jaxrnn.cells.cell import DType
 from jaxrnn.checks import as_ids, check_ids
 from jaxrnn.sharding import explicit
 
@@ -29,6 +30,16 @@ def checked_tokens(tokens: Any, vocabulary_size: int, lengths: Any = None) -> Ar
         )
     check_ids("tokens", tokens, vocabulary_size, where)
     return as_ids(tokens)
+
+
+def init_embedding(key: Array, vocabulary_size: int, embedding_size: int, dtype: DType) -> Array:
+    """A table ``(vocabulary_size, embedding_size)`` of vectors of about unit length.
+
+    >>> init_embedding(jax.random.key(0), 5, 3, "float32").shape
+    (5, 3)
+    """
+    # LeCun's rule is made for the transpose, which a tied output is.
+    return jax.nn.initializers.lecun_normal()(key, (embedding_size, vocabulary_size), dtype).T
 
 
 def embed(table: Array, tokens: Int[Array, "..."]) -> Array:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Inexact, Int
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell
 from jaxrnn.checks import check_count, check_fraction, check_positive
+from jaxrnn.layers import run_layers
 from jaxrnn.recurrence import Backward, unroll
 
 
@@ -18,9 +19,10 @@ class RNN(nnx.Module):
 
     Called like ``flax.nnx.RNN``: batch leads and time follows unless ``time_major``.
 
-    The attribute ``deterministic`` is False at first: every call then draws the noise of a
-    cell that has any. As in ``flax.nnx.Dropout``, ``eval()`` makes it True, and no noise is drawn;
-    ``train()`` makes it False again.
+    The attribute ``deterministic`` is False at first: every call then draws the noise of a noisy cell
+    (``Zoneout``, ``VariationalDropout``). As in ``flax.nnx.Dropout``, ``eval()`` makes it True: no noise is
+    drawn, and the layer is deterministic; ``train()`` makes it False again. Other cells have no noise, and
+    are always deterministic.
 
     Args:
       cell: any ``Cell``.
@@ -224,18 +226,18 @@ class StackedRNN(nnx.Module):
         """
         if initial_carry is not None:
             check_count("initial_carry", initial_carry, len(self.layers), "layer")
-        carries = []
-        ys = inputs
-        for index, layer in enumerate(self.layers):
-            carry, ys = layer(
-                ys if index == 0 else self.dropout(ys),
-                initial_carry=None if initial_carry is None else initial_carry[index],
+
+        def run(layer: int, ys: Array, carry: Any) -> tuple[Carry, Array]:
+            return self.layers[layer](
+                ys if layer == 0 else self.dropout(ys),
+                initial_carry=carry,
                 seq_lengths=seq_lengths,
                 return_carry=True,
                 time_major=time_major,
             )
-            carries.append(carry)
-        return (tuple(carries), ys) if return_carry else ys
+
+        carry, ys = run_layers(run, len(self.layers), inputs, initial_carry)
+        return (carry, ys) if return_carry else ys
 
 
 def _is_param(leaf: Any) -> bool:

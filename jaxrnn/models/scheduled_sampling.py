@@ -17,7 +17,7 @@ from jaxrnn.promotion import default_promotion
 
 
 class SamplingParams(NamedTuple):
-    """What it takes to draw a token from a decoder's output, and to feed it back."""
+    """Parameters of the cell, and those that draw a token from its output and feed it back."""
 
     cell: Params
     embedding: Array  # (vocabulary, in_features)
