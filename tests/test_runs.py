@@ -9,7 +9,8 @@ from pathlib import Path
 import filelock
 import pytest
 
-from experiments import char_lm, gradient_check, long_memory, translation, translation_ablation
+from experiments import char_lm, long_memory, translation, translation_ablation
+from experiments.gradient_check import study as gradient_check
 from experiments.harness import command_line, lock, run
 from experiments.harness.signals import stop_on_signal
 
