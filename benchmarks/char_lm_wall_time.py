@@ -39,9 +39,10 @@ from benchmarks.equal_time import (
     warmed_up,
 )
 from benchmarks.record import check_json, load_average
-from experiments import char_lm
+from experiments.char_lm.training import Train, stream_loss
+from experiments.char_lm.training import build_model as model_of
 from experiments.harness.command_line import main
-from experiments.harness.devices import batch_mesh, replicate, shard
+from experiments.harness.devices import batch_mesh, on_one_device, replicate, shard, shard_batch
 from experiments.harness.progress import counted
 from experiments.harness.run import ROOT, config_record, environment, write_json
 from jaxrnn.checks import check_positive
@@ -128,14 +129,14 @@ def check(config: Config) -> None:
 
 def build_model(config: Config, vocabulary_size: int) -> LanguageModel:
     """The experiment's character model."""
-    settings = char_lm.Train(
+    settings = Train(
         cell=config.cell,
         layers=config.layers,
         hidden_size=config.hidden_size,
         embedding_size=config.embedding_size,
         dropout=config.dropout,
     )
-    return char_lm.build_model(settings, vocabulary_size)
+    return model_of(settings, vocabulary_size)
 
 
 def learning_rate(config: Config, step: int, total: float) -> float:
@@ -157,7 +158,14 @@ def train(config: Config, model: LanguageModel, ids: np.ndarray) -> tuple[Any, T
         optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=0.0),
     )
 
-    train_step = truncated_step(char_lm.stream_loss(model), optimizer)
+    loss = stream_loss(model)
+
+    def mean_loss(params: Any, carry: Any, chunk: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        sums, carry = loss(params, carry, chunk, key)
+        nats, count = sums["loss"]
+        return nats / count, carry
+
+    train_step = truncated_step(mean_loss, optimizer)
     key_params, key = jax.random.split(jax.random.key(config.seed))
     carry = shard(model.initial_carry((config.batch_size,)), mesh, axis=0)
     state = replicate(init_state(model.init(key_params), optimizer, (), key), mesh)._replace(carry=carry)
@@ -166,14 +174,14 @@ def train(config: Config, model: LanguageModel, ids: np.ndarray) -> tuple[Any, T
         nonlocal state
         rate = replicate(np.float32(learning_rate(config, step, total)), mesh)
         state = state._replace(opt_state=optax.tree.set(state.opt_state, learning_rate=rate))
-        state, metrics = train_step(state, char_lm.shard_chunk(streams.chunk(step), mesh))
+        state, metrics = train_step(state, shard_batch(streams.chunk(step), mesh))
         # One step in flight at a time: XLA's collectives between CPU devices can lock up otherwise.
         return float(metrics.loss)
 
     timing = train_for(
         take_step, name=config.cell, started=started, seconds=config.seconds, steps=config.steps
     )
-    return char_lm.on_one_device(state.params), timing
+    return on_one_device(state.params), timing
 
 
 def measure(config: Config, data: Data) -> Row:

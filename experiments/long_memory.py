@@ -24,67 +24,51 @@ Data are drawn on the fly, so that no sequence comes twice:
   in [5T/10, 6T/10]. Class at the end: XX, XY, YX or YY. Cross-entropy in nats; guessing gives ln 4.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from experiments.harness import run as runs
-from experiments.harness.command_line import main
-from experiments.harness.devices import batch_mesh, replicate, shard
-from experiments.harness.loop import Loop, check_steps, train
-from experiments.harness.optimizer import adam
+from experiments.harness.command_line import Commands, main
+from experiments.harness.fit import fit, parameters
 from experiments.harness.plots import learning_curve
 from experiments.harness.reports import part
-from jaxrnn import GRU, IRNN, LSTM, Chrono, Elman, unroll
-from jaxrnn.cells.cell import Cell
-from jaxrnn.checks import check_positive
-from jaxrnn.training.state import init_state
-from jaxrnn.training.step import truncated_step
+from experiments.harness.settings import Count, Positive, TrainingSettings, settings
+from experiments.harness.study import begin_study, member
+from experiments.harness.task import Sums, Task, evaluate
+from jaxrnn import LSTM, Cell, Chrono, unroll
+from jaxrnn.cells.table import CELLS, CellName
 
 CURVE_SEQUENCES, TEST_SEQUENCES = 1000, 5000  # at least: whole batches are measured
 SOLVED = 0.01  # of the error without memory: a cell that comes below it has solved the task, and stops
 
 
-@dataclass(frozen=True)
-class Config:
+@settings
+class Config(TrainingSettings):
     """Train one cell after another on a task, and compare them."""
 
     task: Literal["adding", "copy", "temporal_order"] = "adding"
     """What is to be remembered."""
     length: int | None = None
     """Steps T of the task; None: 200 for adding, 100 for the others."""
-    cells: tuple[Literal["elman", "irnn", "gru", "lstm", "lstm-chrono"], ...] = ("elman", "gru", "lstm")
+    cells: tuple[CellName | Literal["lstm-chrono"], ...] = ("elman", "gru", "lstm")
     """Recurrent cells; lstm-chrono draws its forget bias for spans of up to T steps."""
-    hidden_size: int = 64
+    hidden_size: Count = 64
     """Hidden units."""
-    batch_size: int = 64
-    """Sequences of a step."""
-    steps: int = 3000
+    steps: Count = 3000
     """Most training steps of each cell; one that solves the task stops earlier."""
-    learning_rate: float = 1e-2
-    """Highest learning rate of Adam; it decays to a hundredth along a cosine."""
-    clip_norm: float | None = 1.0
-    """Largest global norm of the gradient; None does not clip."""
-    seed: int = 0
-    """Seed of initialisation and data; every cell sees the same sequences."""
-    evaluate_every: int = 100
-    """Steps between measurements on fresh sequences."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; they also fall every 30 seconds, and with each measurement."""
-    tensorboard: bool = False
-    """Also write events for TensorBoard."""
-    out: Path | None = None
-    """Folder of the run, with one for each cell in it; by default out/long_memory/<date-time>."""
-    resume: bool = False
-    """Continue the run in --out: finished cells are kept, the interrupted one goes on."""
+    learning_rate: Positive = 1e-2
+    evaluate_every: Count = 100
+
+    @property
+    def time(self) -> int:
+        """Steps T of the task."""
+        return PROBLEMS[self.task].length if self.length is None else self.length
 
 
 class Examples(NamedTuple):
@@ -127,123 +111,66 @@ def temporal_order(key: jax.Array, batch_size: int, length: int) -> Examples:
     return Examples(jax.nn.one_hot(symbols, 8), (2 * x_or_y[0] + x_or_y[1])[None])
 
 
-def squared_error(outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """The mean squared error of the last outputs."""
-    return {"error": jnp.mean((outputs[-len(targets) :, :, 0] - targets) ** 2)}
+def squared_error(outputs: jax.Array, targets: jax.Array) -> Sums:
+    """The squared error of the last outputs."""
+    return {"loss": (jnp.sum((outputs[-len(targets) :, :, 0] - targets) ** 2), targets.size)}
 
 
-def classification(outputs: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """The mean cross-entropy in nats, and the accuracy of the last ten answers, which ask for memory."""
+def classification(outputs: jax.Array, targets: jax.Array) -> Sums:
+    """The cross-entropy in nats, and the accuracy of the last ten answers, which ask for memory."""
     logits = outputs[-len(targets) :]
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     right = jnp.argmax(logits[-10:], axis=-1) == targets[-10:]
-    return {"error": jnp.mean(nats), "accuracy": jnp.mean(right)}
+    return {"loss": (jnp.sum(nats), nats.size), "accuracy": (jnp.sum(right), right.size)}
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task: its data, the measure of an answer, and what can be had without memory."""
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A problem: its data, the measure of an answer, and what can be had without memory."""
 
     draw: Callable[[jax.Array, int, int], Examples]  # (key, batch_size, length)
     in_features: int
     out_features: int
-    measure: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]  # (outputs, targets)
+    measure: Callable[[jax.Array, jax.Array], Sums]  # (outputs, targets)
     unit: str  # of the error
     baseline: Callable[[int], float]  # the least error without memory, by length
     length: int  # unless asked otherwise
     shortest: int
 
 
-TASKS = {
-    "adding": Task(adding, 2, 1, squared_error, "mean squared error", lambda T: 1 / 6, 200, 2),
-    "copy": Task(copy, 10, 9, classification, "nats", lambda T: 10 * math.log(8) / (T + 20), 100, 1),
-    "temporal_order": Task(temporal_order, 8, 4, classification, "nats", lambda T: math.log(4), 100, 10),
-}
-
-CELLS: dict[str, Callable[[int, int], Cell]] = {  # (hidden_size, T)
-    "elman": lambda size, T: Elman(size),
-    "irnn": lambda size, T: IRNN(size),
-    "gru": lambda size, T: GRU(size),
-    "lstm": lambda size, T: LSTM(size),
-    "lstm-chrono": lambda size, T: LSTM(size, forget_bias=Chrono(T)),
+PROBLEMS = {
+    "adding": Problem(adding, 2, 1, squared_error, "mean squared error", lambda T: 1 / 6, 200, 2),
+    "copy": Problem(copy, 10, 9, classification, "nats", lambda T: 10 * math.log(8) / (T + 20), 100, 1),
+    "temporal_order": Problem(temporal_order, 8, 4, classification, "nats", lambda T: math.log(4), 100, 10),
 }
 
 
-class Study(NamedTuple):
-    """What the cells of a run have in common."""
-
-    config: Config
-    task: Task
-    length: int
-    cells: dict[str, Cell]
-    optimizer: optax.GradientTransformation
-    mesh: Mesh
-    out: Path
-    record: dict[str, Any]
-
-    def batch(self, key: jax.Array, position: int) -> Examples:
-        """Examples that depend on the key and their position alone, split over the devices."""
-        key = jax.random.fold_in(key, position)
-        return shard(_draw(self.task.draw, key, self.config.batch_size, self.length), self.mesh, axis=1)
-
-
-_draw = jax.jit(lambda draw, *arguments: draw(*arguments), static_argnums=(0, 2, 3))
-
-
-def plan(config: Config) -> Study:
-    """The study that the settings ask for.
-
-    Raises:
-      ValueError: for anything wrong with them.
-    """
-    for name in ("hidden_size", "batch_size", "steps", "evaluate_every", "checkpoint_every"):
-        check_positive(name, getattr(config, name))
-    if config.task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {config.task!r}")
-    if not config.cells or len(set(config.cells) & set(CELLS)) < len(config.cells):
-        raise ValueError(f"cells must be some of {', '.join(CELLS)}, each once, got {config.cells!r}")
-    task = TASKS[config.task]
-    length = task.length if config.length is None else config.length
-    if length < task.shortest:
-        raise ValueError(f"length must be {task.shortest} or more for {config.task}, got {length}")
-    rate, clip = config.learning_rate, config.clip_norm
-    return Study(
-        config,
-        task,
-        length,
-        cells={name: CELLS[name](config.hidden_size, length) for name in config.cells},
-        optimizer=adam(rate, config.steps, warmup_steps=100, clip_norm=clip, clip_value=None),
-        mesh=batch_mesh(config.batch_size),
-        out=config.out or runs.default_directory("long_memory"),
-        record=runs.config_record(config) | {"length": length},
-    )
+def build_cell(name: str, hidden_size: int, length: int) -> Cell:
+    """A cell of the table, or an LSTM whose forget bias is drawn for spans of up to ``length`` steps."""
+    if name == "lstm-chrono":
+        return LSTM(hidden_size, forget_bias=Chrono(length))
+    return CELLS[name](hidden_size)
 
 
 def train_command(config: Config) -> None:
     """Train the cells one after another, then compare them."""
-    study = plan(config)
-    runs.check_out(study.out, resume=config.resume)
-
-    def fill(folder: Path) -> None:
-        for name in study.cells:
-            runs.write_json(folder / name / "config.json", study.record | {"cell": name})
-
-    if config.resume:
-        runs.check_same_config(runs.load_config(study.out), study.record, study.out)
-        for name in study.cells:
-            check_steps(study.out / name, config.steps)
-        runs.write_json(study.out / "config.json", study.record)
-    else:
-        runs.create(study.out, study.record, fill)
-    print(f"{config.task} over {study.length} steps; run in {study.out}", flush=True)
+    problem = PROBLEMS[config.task]
+    config = dataclasses.replace(config, length=config.time)
+    if config.time < problem.shortest:
+        raise ValueError(f"length must be {problem.shortest} or more for {config.task}, got {config.time}")
+    if not config.cells or len(set(config.cells)) < len(config.cells):
+        raise ValueError(f"cells must be some of {', '.join(CELLS)}, each once, got {config.cells!r}")
+    cells = {name: build_cell(name, config.hidden_size, config.time) for name in config.cells}
+    begin_study(config, cells)
+    print(f"{config.task} over {config.time} steps; run in {config.folder}", flush=True)
     results, diverged = {}, []
-    for name in study.cells:
+    for name, cell in cells.items():
         try:
-            results[name] = train_cell(study, name)
+            results[name] = train_cell(config, problem, name, cell)
         except FloatingPointError as error:  # the others may do better
             diverged.append(f"{name}: {error}")
     if results:
-        finish(study, results)
+        finish(config, problem, results)
     if diverged:
         raise FloatingPointError("\n".join(diverged))
 
@@ -256,99 +183,88 @@ class Weights(NamedTuple):
     b_out: jax.Array  # (out_features,)
 
 
-def train_cell(study: Study, name: str) -> dict[str, Any]:
-    """Train one cell in a folder of its own: its final figures, on sequences never seen before."""
-    config, task, cell = study.config, study.task, study.cells[name]
-    key, key_cell, key_out, key_train, key_curve, key_test = jax.random.split(
-        jax.random.key(config.seed), 6
-    )
-    draw_w_out = jax.nn.initializers.lecun_normal()
-    weights = Weights(
-        cell.init(key_cell, task.in_features),
-        w_out=draw_w_out(key_out, (cell.out_features, task.out_features)),
-        b_out=jnp.zeros(task.out_features),
-    )
+def build_task(config: Config, problem: Problem, name: str, cell: Cell) -> tuple[Task, Iterable[Examples]]:
+    """The training of a cell on a problem, and sequences for the final test."""
+    _, key_cell, key_out, *keys = jax.random.split(jax.random.key(config.seed), 6)
+    key_train, key_curve, key_test = keys
+    draw = jax.jit(problem.draw, static_argnums=(1, 2))
 
-    def measure(weights: Weights, examples: Examples) -> dict[str, jax.Array]:
+    def init(key: jax.Array) -> Weights:
+        """Every cell draws its readout from the same key, whatever its own needs."""
+        w_out = jax.nn.initializers.lecun_normal()(key_out, (cell.out_features, problem.out_features))
+        return Weights(cell.init(key_cell, problem.in_features), w_out, jnp.zeros(problem.out_features))
+
+    def loss(weights: Weights, examples: Examples, key: jax.Array | None) -> Sums:
         _, ys = unroll(cell, weights.cell, examples.inputs, backward="bptt")
-        return task.measure(ys @ weights.w_out + weights.b_out, examples.targets)
+        return problem.measure(ys @ weights.w_out + weights.b_out, examples.targets)
 
-    def loss(weights: Weights, carry: Any, examples: Examples, key: jax.Array) -> tuple[jax.Array, Any]:
-        return measure(weights, examples)["error"], carry
+    def batch(key: jax.Array, position: int) -> Examples:
+        return draw(jax.random.fold_in(key, position), config.batch_size, config.time)
 
-    measured = jax.jit(measure)
+    def batches(key: jax.Array, sequences: int) -> Iterable[Examples]:
+        return (batch(key, position) for position in range(math.ceil(sequences / config.batch_size)))
 
-    def mean(weights: Weights, key: jax.Array, sequences: int) -> dict[str, float]:
-        batches = range(math.ceil(sequences / config.batch_size))
-        figures = [jax.device_get(measured(weights, study.batch(key, batch))) for batch in batches]
-        return {what: float(np.mean([each[what] for each in figures])) for what in figures[0]}
-
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(weights))
-    print(f"\n{name}: {parameters:,} parameters", flush=True)
-    loop = Loop(
-        directory=study.out / name,
-        whole=study.out,
-        config=study.record | {"cell": name},
-        train_step=truncated_step(loss, study.optimizer),
-        chunk=lambda position: study.batch(key_train, position),
-        evaluate=lambda state: mean(state.params, key_curve, CURVE_SEQUENCES),
-        criterion="error",
-        solved_below=SOLVED * task.baseline(study.length),
-        steps=config.steps,
-        evaluate_every=config.evaluate_every,
-        checkpoint_every=config.checkpoint_every,
-        items_per_step=config.batch_size,
-        unit=task.unit,
-        tensorboard=config.tensorboard,
+    task = Task(
+        init=init,
+        loss=loss,
+        batch=lambda position: batch(key_train, position),
+        valid=lambda: batches(key_curve, CURVE_SEQUENCES),
+        unit=problem.unit,
+        items=("sequences", config.batch_size),
+        record={"cell": name},
+        stop=lambda errors: errors[-1] < SOLVED * problem.baseline(config.time),
     )
-    state = replicate(init_state(weights, study.optimizer, (), key), study.mesh)
-    state, seconds = train(loop, state, resume=config.resume)
-    figures: dict[str, Any] = mean(state.params, key_test, TEST_SEQUENCES)
-    steps = int(state.step)
-    figures |= {"steps": steps, "train_seconds": seconds, "parameters": parameters}
-    return figures | {"stopped_as_solved": steps < config.steps}
+    return task, batches(key_test, TEST_SEQUENCES)
 
 
-def finish(study: Study, results: dict[str, dict[str, Any]]) -> None:
+def train_cell(config: Config, problem: Problem, name: str, cell: Cell) -> dict[str, Any]:
+    """Train one cell in a folder of its own: its final figures, on sequences never seen before."""
+    task, test = build_task(config, problem, name, cell)
+    size = parameters(jax.eval_shape(task.init, jax.random.key(0)))
+    print(f"\n{name}: {size:,} parameters", flush=True)
+    fitted = fit(member(config, config.folder / name), task, whole=config.folder)
+    found = evaluate(task, fitted.state.params, test)
+    return {
+        "error": found.pop("loss"),
+        **found,
+        "steps": fitted.steps,
+        "train_seconds": fitted.seconds,
+        "parameters": size,
+        "stopped_as_solved": fitted.steps < config.steps,
+    }
+
+
+def finish(config: Config, problem: Problem, results: dict[str, dict[str, Any]]) -> None:
     """The table, the summary, and the curves of all cells."""
-    out, unit = study.out, study.task.unit
-    baseline = study.task.baseline(study.length)
-    print(f"\ncell         parameters  steps  seconds  error ({unit})")
+    baseline = problem.baseline(config.time)
+    print(f"\ncell         parameters  steps  seconds  error ({problem.unit})")
     for name, of in results.items():
         line = f"{name:<12} {of['parameters']:>10,} {of['steps']:>6} {of['train_seconds']:>8.0f}"
         line += f"  {of['error']:.6f}" + (f", accuracy {of['accuracy']:.4f}" if "accuracy" in of else "")
         print(line + ", solved" * of["stopped_as_solved"])
-    print(f"{'without memory':<38}  {baseline:.6f}\nall in {out}")
+    print(f"{'without memory':<38}  {baseline:.6f}\nall in {config.folder}")
     summary = {
         "cells": results,
         "error_without_memory": baseline,
-        "unit": unit,
-        "settings": study.record,
+        "unit": problem.unit,
+        "settings": runs.config_record(config),
         **runs.environment(),
     }
-    runs.write_json(out / "summary.json", summary)
+    runs.write_json(config.folder / "summary.json", summary)
     with part("learning_curves.png"):
-        draw(study, results)
+        metrics = {name: runs.Metrics(config.folder / name / "metrics.jsonl") for name in results}
+        learning_curve(
+            config.folder / "learning_curves.png",
+            {name: of.curve("valid_loss", config.batch_size / 1e3) for name, of in metrics.items()},
+            x_label="training sequences (thousands)",
+            y_label=f"error on fresh sequences ({problem.unit})",
+            title=f"{config.task.replace('_', ' ')}, T = {config.time}, {config.hidden_size} units",
+            baseline=("without memory", baseline),
+            y_scale="log",
+        )
 
 
-def draw(study: Study, results: dict[str, dict[str, Any]]) -> None:
-    """The error of every cell as it was trained."""
-    config, out = study.config, study.out
-    curves = {}
-    for name in results:
-        lines = [line for line in runs.Metrics(out / name / "metrics.jsonl").read() if "error" in line]
-        thousands = [line["step"] * config.batch_size / 1e3 for line in lines]
-        curves[name] = (thousands, [line["error"] for line in lines])
-    learning_curve(
-        out / "learning_curves.png",
-        curves,
-        x_label="training sequences (thousands)",
-        y_label=f"error on fresh sequences ({study.task.unit})",
-        title=f"{config.task.replace('_', ' ')}, T = {study.length}, {config.hidden_size} hidden units",
-        baseline=("without memory", study.task.baseline(study.length)),
-        y_scale="log",
-    )
-
+COMMANDS: Commands = {"train": (Config, train_command)}
 
 if __name__ == "__main__":
-    main(__doc__ or "", {"train": (Config, train_command)})
+    main(__doc__ or "", COMMANDS)

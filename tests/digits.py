@@ -4,18 +4,12 @@ import io
 import random
 import sys
 
-from experiments import translation
 from experiments.data.pairs import Pairs
 from experiments.harness import command_line
+from experiments.translation.__main__ import COMMANDS
 
 SMALL = ["--hidden-size", "24", "--embedding-size", "8", "--batch-size", "16", "--steps", "120"]
 SMALL += ["--evaluate-every", "60", "--dropout", "0.1", "--learning-rate", "1e-2", "--tokens", "word"]
-COMMANDS = {
-    "train": (translation.Train, translation.train_command),
-    "translate": (translation.Translate, translation.translate_command),
-    "score": (translation.Score, translation.score_command),
-    "evaluate": (translation.Evaluate, translation.evaluate_command),
-}
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ZIFFERN = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
 

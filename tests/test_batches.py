@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 
-from experiments.data.batches import (
-    Bucket,
+from experiments.data import batches as of_examples
+from experiments.data.tokens import END, PAD, START
+from experiments.translation.batches import (
     EncodedPair,
-    TrainingBatches,
     batches_in_order,
-    buckets_of,
     collate,
     short_enough,
+    training_batches,
     validation_batches,
 )
-from experiments.data.tokens import END, PAD, START
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +41,10 @@ def pairs_in(batch):
         found.append(EncodedPair(batch.source[:source, lane], batch.targets[: target - 1, lane]))
     np.testing.assert_array_equal(batch.mask.sum(axis=0), batch.target_lengths)
     return found
+
+
+def buckets_of(pairs, count):
+    return of_examples.buckets_of([pair.size for pair in pairs], count)
 
 
 def of_32(bucket):
@@ -77,7 +80,7 @@ def test_a_long_pair_does_not_make_a_whole_batch_long(pairs):
     """Validation needs about as much room as training, and what fits is batched as in training."""
     buckets = buckets_of(pairs, 6)
     room = 32 * 64 * 64
-    assert room > 32 * max(b.source * b.target for b in buckets)
+    assert room > 32 * max(source * target for source, target in buckets)
     longer = [*pairs, *[EncodedPair(np.ones(n, int), np.ones(n, int)) for n in (90, 100, 90, 700)]]
     batches = validation_batches(longer, buckets, 32)
     sizes = [b.source.shape[0] * b.targets.size for b in batches if b.source.shape[1] > 1]
@@ -92,12 +95,15 @@ def test_a_long_pair_does_not_make_a_whole_batch_long(pairs):
 def test_training_batches(pairs):
     """Seeded, random access, a pass over the bucket before a pair comes again, another order next time."""
     buckets = buckets_of(pairs, 4)
-    batches = TrainingBatches(pairs, buckets, 10, seed=1)
-    again, other = TrainingBatches(pairs, buckets, 10, seed=1), TrainingBatches(pairs, buckets, 10, seed=2)
+    batches = training_batches(pairs, buckets, 10, seed=1)
+    again, other = (
+        training_batches(pairs, buckets, 10, seed=1),
+        training_batches(pairs, buckets, 10, seed=2),
+    )
     assert same(batches(33), again(33))
     assert same(again(7), batches(7))
     assert not all(same(batches(n), other(n)) for n in range(5))
-    whole = [TrainingBatches(pairs, [Bucket(60, 60)], 500, seed) for seed in (0, 1)]
+    whole = [training_batches(pairs, [(60, 60)], 500, seed) for seed in (0, 1)]
     passes = [[batches(n).source[0].tolist() for n in range(3)] for batches in whole]
     assert passes[1][0] not in passes[0]  # nor is one seed's pass another seed's later pass
     first, by_bucket = {}, {}
@@ -114,10 +120,10 @@ def test_training_batches(pairs):
 
 
 def test_small_buckets(pairs):
-    batches = TrainingBatches(pairs[:3], buckets_of(pairs[:3], 8), 16, seed=0)
+    batches = training_batches(pairs[:3], buckets_of(pairs[:3], 8), 16, seed=0)
     assert all(len(pairs_in(batches(n))) == 16 for n in range(6))
     assert buckets_of(pairs[:1], 8) == buckets_of(pairs[:1], 1)
-    empty = collate([], Bucket(4, 4), 2)
+    empty = collate([], (4, 4), 2)
     assert not empty.mask.any()
 
 

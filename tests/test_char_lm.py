@@ -17,21 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import char_lm
+from experiments.char_lm.__main__ import COMMANDS
+from experiments.char_lm.training import Train, build_model, build_task, load_run
 from experiments.data.corpora import load_text
+from experiments.data.parts import load_parts
 from experiments.harness import command_line
-from jaxrnn.data.text import Chunk, Vocabulary, split_in_order
+from experiments.harness import run as runs
+from experiments.harness.fit import adam, first_state
+from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
 from jaxrnn.models.language_model import next_token_nats
 from jaxrnn.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--hidden-size", "8", "--batch-size", "2", "--chunk-length", "8", "--steps", "60"]
 SMALL += ["--evaluate-every", "20", "--dropout", "0.1"]
-COMMANDS = {
-    "train": (char_lm.Train, char_lm.train_command),
-    "sample": (char_lm.Sample, char_lm.sample_command),
-    "evaluate": (char_lm.Evaluate, char_lm.evaluate_command),
-}
 
 
 def run(*arguments):
@@ -87,21 +86,26 @@ def test_a_run_leaves_what_it_promises(finished):
     assert len((finished / "samples" / "step_000060.txt").read_text()) == 500
 
 
-def test_the_hidden_state_starts_anew_with_every_pass():
-    model = char_lm.build_model(char_lm.Train(hidden_size=4), vocabulary_size=3)
+def test_the_hidden_state_starts_anew_with_every_pass(corpus):
+    config = Train(hidden_size=4, batch_size=2, chunk_length=5)
+    none = {"valid": None, "test": None}
+    data = load_parts(str(corpus), files=none, fractions={"valid": 0.1, "test": 0.1})
+    model = build_model(config, len(data.vocabulary))
     params, key = model.init(jax.random.key(0)), jax.random.key(1)
     tokens = jnp.ones((5, 2), jnp.int32)
     anew = model.initial_carry((2,))
     carried = jax.tree.map(jnp.ones_like, anew)
-    loss = char_lm.stream_loss(model)
+    loss = build_task(config, data, Streams(data.train, 2, 5), model).loss
     values = []
     for first, start in ((True, anew), (False, carried)):
         chunk = Chunk(tokens, tokens, np.ones((5, 2), bool), np.asarray(first))
         _, logits = model.apply(params, tokens, start)
-        value, _ = loss(params, carried, chunk, key)
-        nats, count = next_token_nats(logits, tokens)
-        assert float(value) == pytest.approx(float(nats / count), rel=1e-6)
-        values.append(float(value))
+        sums, _ = loss(params, carried, chunk, key)
+        nats, count = sums["loss"]
+        expected, _ = next_token_nats(logits, tokens)
+        assert float(nats) == pytest.approx(float(expected), rel=1e-6)
+        assert int(count) == 10
+        values.append(float(nats))
     assert values[0] != pytest.approx(values[1], rel=1e-3)
 
 
@@ -142,7 +146,7 @@ def test_sample_continues_the_prompt(finished, capsys):
 def test_stopping_and_resuming_changes_nothing(finished, corpus, tmp_path):
     """SIGTERM in the middle saves and says how to go on; the rest of the run is bit for bit the same."""
     out = tmp_path / "run"
-    original = char_lm.Streams.chunk
+    original = Streams.chunk
 
     def interrupting(streams, position):
         if position == 33 and not (tmp_path / "once").exists():
@@ -151,7 +155,7 @@ def test_stopping_and_resuming_changes_nothing(finished, corpus, tmp_path):
         return original(streams, position)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(char_lm.Streams, "chunk", interrupting)
+        patch.setattr(Streams, "chunk", interrupting)
         with pytest.raises(SystemExit) as stopped:
             run("train", "--corpus", corpus, "--out", out, "--cell", "gru", *SMALL)
     assert stopped.value.code == 128 + signal.SIGTERM
@@ -174,12 +178,13 @@ def assert_same_run(out, expected):
         assert saved[name] == reference[name]
 
 
-def last_state(out):
-    model, _, _, config = char_lm.load_run(out)
+def last_state(out, *, raw_key=True):
+    model, config = load_run(out)[0], runs.load_settings(out, Train)
+    like = first_state(config, model.init, adam(config))
+    like = like._replace(carry=model.initial_carry((config.batch_size,)))
     with Checkpoints(out / "checkpoints", read_only=True) as checkpoints:
-        like = char_lm.build_training(config, model).state
         state, _ = checkpoints.restore(checkpoints.latest, like)
-    return state._replace(key=jax.random.key_data(state.key))
+    return state._replace(key=jax.random.key_data(state.key)) if raw_key else state
 
 
 def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -113,9 +114,9 @@ def test_help_that_nobody_can_read(stream, code, message, name, monkeypatch, cap
     assert capsys.readouterr().err == (f"error: {message}\n" if message else "")
 
 
-@pytest.mark.parametrize("script", ["experiments/name.py", "/root/experiments/name/__main__.py"])
-def test_help_shows_the_command_as_it_is_typed(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [script])
+@pytest.mark.parametrize("module", ["experiments.name", "experiments.name.__main__"])
+def test_help_shows_the_command_as_it_is_typed(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec(module, None))
     with pytest.raises(SystemExit):
         command_line.main(
             "",

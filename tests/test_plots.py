@@ -12,8 +12,9 @@ from matplotlib import font_manager
 from matplotlib.image import imread
 
 from experiments.harness import plots
-from experiments.harness.plots import check_picture, label_every, learning_curve, save, shortened
-from experiments.harness.translating import Hypothesis, attention_picture
+from experiments.harness.plots import learning_curve, save
+from experiments.translation.pictures import attention_picture, check_picture, label_every, shortened
+from experiments.translation.translating import Hypothesis
 
 DOLLARS = ("a $1 x_$", "$\\frac$", "$x$")
 

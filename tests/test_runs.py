@@ -9,10 +9,13 @@ from pathlib import Path
 import filelock
 import pytest
 
-from experiments import char_lm, long_memory, translation, translation_ablation
+from experiments import long_memory
+from experiments.char_lm import __main__ as char_lm
 from experiments.gradient_check import study as gradient_check
 from experiments.harness import command_line, lock, run
 from experiments.harness.signals import stop_on_signal
+from experiments.translation import __main__ as translation
+from experiments.translation import ablation
 
 ROOT = Path(__file__).parent.parent
 CONFIG = {"steps": 3, "text" + run.DIGEST: "a"}
@@ -101,11 +104,11 @@ def test_killed_while_its_folder_is_made(tmp_path):
 
 
 COMMANDS = {
-    "char_lm": (char_lm.Train, char_lm.train_command),
-    "long_memory": (long_memory.Config, long_memory.train_command),
+    "char_lm": char_lm.COMMANDS["train"],
+    "long_memory": long_memory.COMMANDS["train"],
     "gradient_check": (gradient_check.Config, gradient_check.study_command),
-    "translation": (translation.Train, translation.train_command),
-    "translation_ablation": (translation_ablation.Ablation, translation_ablation.ablate),
+    "translation": translation.COMMANDS["train"],
+    "ablation": ablation.COMMANDS["train"],
 }
 
 

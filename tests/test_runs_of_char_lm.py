@@ -12,11 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import char_lm
+from experiments.char_lm import training, writing
+from experiments.data.parts import load_parts
+from experiments.harness import fit as fitting
+from experiments.harness import loop
 from experiments.harness import run as runs
-from experiments.harness import writing
 from jaxrnn.data.text import Streams, Vocabulary
+from jaxrnn.models.language_model import next_token_nats
 from jaxrnn.training.checkpoint import Checkpoints
+from jaxrnn.training.step import truncated_step
 from tests.test_char_lm import last_state, read_metrics, run
 
 SMALL = ["--hidden-size", 4, "--batch-size", 2, "--chunk-length", 4, "--steps", 6, "--evaluate-every", 3]
@@ -102,19 +106,22 @@ def fails(*arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("broken", "lost", "warnings"),
+    ("where", "broken", "lost", "warnings"),
     [
         (
-            "write",
+            training,
+            "draw",
             {"samples", "samples.txt"},
             ["the report at step 3", "the report at step 6", "samples.txt"],
         ),
-        ("training_curves", {"learning_curve.png"}, ["learning_curve.png"]),
+        (fitting, "training_curves", {"learning_curve.png"}, ["learning_curve.png"]),
     ],
 )
-def test_a_report_that_fails(broken, lost, warnings, finished, corpus, tmp_path, monkeypatch, capsys):
+def test_a_report_that_fails(
+    where, broken, lost, warnings, finished, corpus, tmp_path, monkeypatch, capsys
+):
     """It costs itself; the figures are the same."""
-    monkeypatch.setattr(char_lm, broken, lambda *args, **options: fails())
+    monkeypatch.setattr(where, broken, lambda *args, **options: fails())
     run("train", "--corpus", corpus, "--out", tmp_path / "run", *SMALL)
     printed = capsys.readouterr()
     assert printed.err == "".join(f"warning: {name} failed: broken\n" for name in warnings)
@@ -128,21 +135,21 @@ def test_a_report_that_fails(broken, lost, warnings, finished, corpus, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", ["text_nats", "shard_chunk"])
+@pytest.mark.parametrize("broken", ["evaluate", "shard_batch"])
 def test_an_error_in_the_middle_loses_nothing(broken, finished, corpus, tmp_path, monkeypatch):
     """What was trained until then is saved, and the run can go on."""
-    original, calls = getattr(char_lm, broken), []
+    original, calls = getattr(loop, broken), []
 
     def second_fails(*args, **options):
         calls.append(args)
-        if len(calls) == (1 if broken == "text_nats" else 3):
+        if len(calls) == (1 if broken == "evaluate" else 3):
             raise RuntimeError("broken")
         return original(*args, **options)
 
-    monkeypatch.setattr(char_lm, broken, second_fails)
+    monkeypatch.setattr(loop, broken, second_fails)
     with pytest.raises(RuntimeError, match="broken"):
         run("train", "--corpus", corpus, "--out", tmp_path / "run", *SMALL)
-    taken = 3 if broken == "text_nats" else 2
+    taken = 3 if broken == "evaluate" else 2
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(taken)]
     run("train", "--out", tmp_path / "run", "--resume")
     assert_same_params(last_state(tmp_path / "run"), last_state(finished))
@@ -176,14 +183,22 @@ def test_more_steps(copied, finished, capsys):
     assert read_metrics(copied)[-1]["step"] == 9
     for name in ("config.json", "summary.json"):
         assert json.loads((copied / name).read_text())["steps"] == 9
-    config = runs.load_settings(copied, char_lm.Train)
+    config = runs.load_settings(copied, training.Train)
     ids = Vocabulary.load(copied / "vocabulary.json").encode(LINES)
     streams = Streams(ids[: len(ids) - 2 * int(0.05 * len(ids))], 2, 4)
-    training = char_lm.build_training(config, char_lm.load_run(copied)[0])
     with Checkpoints(finished / "checkpoints", read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(6, like=training.state)
+        state, _ = checkpoints.restore(6, like=last_state(copied, raw_key=False))
+    model = training.load_run(copied)[0]
+
+    def loss(params, carry, chunk, key):
+        carry, logits = model.apply(params, chunk.inputs, carry, key=key)
+        nats, count = next_token_nats(logits, chunk.targets, chunk.mask)
+        return nats / count, carry
+
+    step = truncated_step(loss, fitting.adam(config))
     for position in range(6, 9):
-        state, _ = training.step(state, char_lm.shard_chunk(streams.chunk(position), training.mesh))
+        assert not streams.chunk(position).first
+        state, _ = step(state, streams.chunk(position))
     assert_same_params(last_state(copied), state)
     run("train", "--out", copied, "--resume")  # goes on with the new number
     assert json.loads((copied / "config.json").read_text())["steps"] == 9
@@ -227,7 +242,7 @@ def test_held_out_texts_of_their_own(corpus, tmp_path, capsys):
         (tmp_path / name).write_text(text)
         options += [f"--{name}", tmp_path / name]
     out, paths = tmp_path / "run", {name: str(tmp_path / name) for name in files}
-    data = char_lm.load_parts(str(corpus), files=paths, fractions={"valid": 0.2, "test": 0.3})
+    data = load_parts(str(corpus), files=paths, fractions={"valid": 0.2, "test": 0.3})
     assert data.vocabulary.decode(data.train) == LINES
     assert {name: data.vocabulary.decode(getattr(data, name)) for name in files} == files
     run("train", "--corpus", corpus, "--out", out, *SMALL, *options)
@@ -280,7 +295,7 @@ def test_texts_from_pipes(finished, corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_to_a_run_whose_terminal_is_gone(number, corpus, finished, tmp_path, monkeypatch):
-    original = char_lm.shard_chunk
+    original = loop.shard_batch
 
     def interrupting(chunk, mesh):
         os.kill(os.getpid(), number)
@@ -288,7 +303,7 @@ def test_a_signal_to_a_run_whose_terminal_is_gone(number, corpus, finished, tmp_
 
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr(char_lm, "shard_chunk", interrupting)
+    monkeypatch.setattr(loop, "shard_batch", interrupting)
     with (
         open(writer, "w") as gone,
         contextlib.redirect_stdout(gone),

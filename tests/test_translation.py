@@ -9,11 +9,12 @@ import signal
 import numpy as np
 import pytest
 
-from experiments import translation
-from experiments.data import batches
 from experiments.data.batches import TrainingBatches
 from experiments.data.pairs import Pairs
-from experiments.harness.translating import described, evaluate, measure, score, translate
+from experiments.translation import batches
+from experiments.translation.commands import Models, load_models
+from experiments.translation.training import load_run
+from experiments.translation.translating import described, evaluate, measure, score, translate
 from tests.digits import DIGITS, ZIFFERN, give, pairs_of_digits, run, trained, written
 from tests.test_char_lm import read_metrics
 
@@ -48,7 +49,7 @@ def test_a_run_leaves_what_it_promises(finished, backward):
     assert summary["steps"] == 120
     assert summary["parameters"] > 1000
     assert summary["test_sentences"] == len((finished / "translations.txt").read_text().splitlines())
-    losses = [line["valid_nats_per_token"] for line in read_metrics(finished) if "loss" not in line]
+    losses = [line["valid_loss"] for line in read_metrics(finished) if "loss" not in line]
     assert losses[1] < losses[0]
     assert summary["valid_nats_per_token"] == min(losses)
 
@@ -91,7 +92,7 @@ def test_translate(finished, monkeypatch, capsys, tmp_path):
 @pytest.mark.slow
 def test_score_and_beam_agree(finished, files, tmp_path, capsys):
     """A translation scores what the beam says of it, alone or in a batch; the pairs need not be alike."""
-    translator, _ = translation.load_run(finished)
+    translator, _ = load_run(finished)
     lines = ["one two", "nine", "three three three three", ""]
     found = [h for (h, *_) in translate(translator, lines, beam=3, length_penalty=0.0)]
     pairs = Pairs(lines, [h.text for h in found])
@@ -132,10 +133,10 @@ def test_ensemble(finished, backward, files):
     pairs = Pairs(["one"] * 10, ZIFFERN)
     nats = {}
     for runs in ((finished, finished), (backward, backward), (finished, backward)):
-        translator, _ = translation.load_models(translation.Models(ensemble=runs))
+        translator, _ = load_models(Models(ensemble=runs))
         nats[runs] = score(translator, pairs)[0]
     for directory in (finished, backward):
-        alone = score(translation.load_run(directory)[0], pairs)[0]
+        alone = score(load_run(directory)[0], pairs)[0]
         np.testing.assert_allclose(nats[directory, directory], alone, rtol=1e-5)
         assert not np.allclose(nats[finished, backward], alone, rtol=1e-3)
     figures, found = evaluate(translator, pairs, beam=2, length_penalty=1.0)
@@ -221,7 +222,7 @@ def test_blank_lines_stay_blank(finished, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_long_line_changes_no_other(finished, monkeypatch, capsys):
     """It is translated by itself, and the rest as ever: the same words, the scores within rounding."""
-    translator, _ = translation.load_run(finished)
+    translator, _ = load_run(finished)
     pairs = pairs_of_digits(40, seed=7)
     long = " ".join(DIGITS * 20)
     options = {"beam": 3, "length_penalty": 1.0}

@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import translation_ablation
 from experiments.harness import command_line
-from experiments.harness.seq2seq_training import build_model
-from experiments.translation import Train, check_settings
-from experiments.translation_ablation import LENGTHS, ROAD, spread
+from experiments.translation import ablation
+from experiments.translation.ablation import COMMANDS, LENGTHS, ROAD, spread
+from experiments.translation.model import build_model
+from experiments.translation.training import Train, check_settings
 from tests.test_translation import pairs_of_digits
 
 SMALL = ["--steps", "40", "--pairs", "200", "--hidden-size", "16", "--embedding-size", "8", "--seeds", "3"]
@@ -20,8 +20,7 @@ SMALL = ["--steps", "40", "--pairs", "200", "--hidden-size", "16", "--embedding-
 
 def run(*arguments):
     """The command line, in this process, which already has its devices."""
-    commands = {"train": (translation_ablation.Ablation, translation_ablation.ablate)}
-    command_line.main("", commands, [str(argument) for argument in arguments], split_cores=False)
+    command_line.main("", COMMANDS, [str(argument) for argument in arguments], split_cores=False)
 
 
 @pytest.fixture
@@ -52,9 +51,9 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     """Killed after a run it goes on with the next, and the figures are those of its runs."""
     out, trained = tmp_path / "study", []
     road = {name: ROAD[name] for name in ("plain", "input feeding")}  # two of five, for time
-    monkeypatch.setattr(translation_ablation, "ROAD", road)
-    monkeypatch.setattr(translation_ablation, "BEAMS", (1, 3))
-    original = translation_ablation.train_command
+    monkeypatch.setattr(ablation, "ROAD", road)
+    monkeypatch.setattr(ablation, "BEAMS", (1, 3))
+    original = ablation.train_command
 
     def counted(config, whole):
         if len(trained) == 1 and not (tmp_path / "once").exists():
@@ -63,7 +62,7 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
         trained.append(config.out.name)
         original(config, whole)
 
-    monkeypatch.setattr(translation_ablation, "train_command", counted)
+    monkeypatch.setattr(ablation, "train_command", counted)
     with pytest.raises(SystemExit):
         run("--data", files, "--out", out, *SMALL)
     assert not (out / "summary.json").exists()
@@ -100,7 +99,7 @@ def more_steps(files, out, tmp_path, monkeypatch, capsys):
     for pipe, file in zip(pipes, files.split(","), strict=True):
         os.mkfifo(pipe)
         threading.Thread(target=pipe.write_bytes, args=(Path(file).read_bytes(),), daemon=True).start()
-    monkeypatch.setattr(translation_ablation, "draw_by_length", lambda *args: {}["no font"])
+    monkeypatch.setattr(ablation, "draw_by_length", lambda *args: {}["no font"])
     run("--data", ",".join(map(str, pipes)), "--out", out, "--resume", "--steps", "42")
     assert "warning: bleu_by_length.png failed: 'no font'" in capsys.readouterr().err
     assert (out / "bleu_by_beam.png").exists()
@@ -116,7 +115,7 @@ def test_spread():
 def test_bad_settings(files, tmp_path, capsys):
     for options, message in (
         (["--seeds", "1", "1"], "seeds must be one or more, each once, got (1, 1)"),
-        (["--seeds", "-1"], "seeds must be 0 or more and below 2**32, got (-1,)"),
+        (["--seeds", "-1"], "seeds must be 0 or more and below 2**32, got -1"),
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--data", "none"], "data 'none' is none of numbers"),
     ):

@@ -7,8 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import translation
-from experiments.data.parallel import load_data
+from experiments.translation import training
 from tests.digits import run, trained, written
 from tests.test_char_lm import read_metrics
 
@@ -129,8 +128,8 @@ def test_a_report_that_fails_takes_nothing_with_it(files, tmp_path, monkeypatch,
         raise OSError("no room")
 
     with monkeypatch.context() as patch:
-        for module in ("plots", "translating"):
-            patch.setattr(f"experiments.harness.{module}.save", refuse)
+        for module in ("harness.plots", "translation.pictures"):
+            patch.setattr(f"experiments.{module}.save", refuse)
         out = trained(files, tmp_path / "run", *FEW)
     told = capsys.readouterr()
     assert "BLEU" in told.out
@@ -138,11 +137,13 @@ def test_a_report_that_fails_takes_nothing_with_it(files, tmp_path, monkeypatch,
         told.err == "warning: learning_curve.png failed: no room\nwarning: attention.png failed: no room\n"
     )
     assert json.loads((out / "summary.json").read_text())["steps"] == 6
-    _, config = translation.load_run(out)
-    monkeypatch.setattr(translation, "evaluate", refuse)
-    translation.finish(out, config, load_data(config).text, seconds=1.0, tokens_per_step=2.0)
+    (out / "summary.json").unlink()
+    monkeypatch.setattr(training, "evaluate", refuse)
+    run("train", "--out", out, "--resume")
     assert "warning: the translation of the test pairs failed: no room" in capsys.readouterr().err
-    assert json.loads((out / "summary.json").read_text())["train_seconds"] == 1.0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["valid_nats_per_token"] > 0
+    assert "test_bleu" not in summary
     assert (out / "learning_curve.png").is_file()
     plt.close("all")  # those that could not be saved
 

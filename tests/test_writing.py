@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from experiments import char_lm
-from experiments.harness.writing import Text, most_probable, print_texts, without_replacement, write
+from experiments.char_lm.commands import Sample, sample_command
+from experiments.char_lm.writing import Text, most_probable, print_texts, without_replacement, write
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.models.language_model import LanguageModel, next_token_nats
 from tests.table import random_like
@@ -98,4 +98,4 @@ def test_a_model_without_probabilities_says_so():
 def test_what_does_not_go_together(options, message, tmp_path):
     """Said before the run is looked at."""
     with pytest.raises(ValueError, match=message):
-        char_lm.sample_command(char_lm.Sample(run=tmp_path, **options))
+        sample_command(Sample(run=tmp_path, **options))

@@ -1,127 +1,108 @@
-"""Batches of sentence pairs in buckets of like lengths, shuffled and resumable."""
+"""Batches of examples with lengths, in buckets of like sizes, shuffled; a position determines its batch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
-from experiments.data.pairs import Pairs
-from experiments.data.tokens import END, PAD, START, Vocabularies, encode
+from experiments.data.tokens import END, PAD, START
 
-LONGEST = 0.01  # of the pairs
-ORDINARY = 64 * 64  # tokens of a source times those of a target, of which every batch has room
-ROUND = 4  # lengths of buckets are multiples of it: fewer shapes to compile
+LONGEST = 0.01  # of the examples
+ROUND = 4  # sizes of buckets are multiples of it: fewer shapes to compile
 
-
-class EncodedPair(NamedTuple):
-    """The ids of a pair, without start and end."""
-
-    source: np.ndarray
-    target: np.ndarray
+Ids = Sequence[int] | np.ndarray
+# How long each sequence of an example is: a label's sentence alone, or a source and its target.
+Size = tuple[int, ...]
 
 
-def encode_pairs(vocabularies: Vocabularies, pairs: Pairs) -> list[EncodedPair]:
-    """The ids of all pairs."""
-    sides = encode(vocabularies.source, pairs.source), encode(vocabularies.target, pairs.target)
-    return [EncodedPair(source, target) for source, target in zip(*sides, strict=True)]
+def pad(sequences: Iterable[Ids], time: int, lanes: int) -> np.ndarray:
+    """Token ids ``(time, lanes)`` side by side, padded at their ends.
 
-
-def short_enough(pairs: list[EncodedPair], most: int, report: Callable[[str], None]) -> list[EncodedPair]:
-    """The pairs with at most so many tokens on either side; how many are not is reported.
-
-    Raises:
-      ValueError: if none is left.
+    >>> pad([[7, 8], [9]], time=3, lanes=2).T.tolist()
+    [[7, 8, 0], [9, 0, 0]]
     """
-    kept = [pair for pair in pairs if max(map(len, pair)) <= most]
-    if not kept:
-        raise ValueError(
-            f"none of {len(pairs):,} training pairs has at most --max-length {most} tokens a side"
-        )
-    if left_out := len(pairs) - len(kept):
-        report(f"{left_out:,} training pairs have more than {most} tokens on a side and are left out")
-    return kept
+    padded = np.full((time, lanes), PAD, np.int32)
+    for lane, sequence in enumerate(sequences):
+        padded[: len(sequence), lane] = sequence
+    return padded
 
 
-class Batch(NamedTuple):
-    """Padded pairs; time leads. A lane of length 0 is nobody's."""
-
-    source: np.ndarray  # (source_time, batch) int32
-    source_lengths: np.ndarray  # (batch,)
-    fed: np.ndarray  # (target_time, batch): the start token, then the target
-    targets: np.ndarray  # (target_time, batch): the target, then the end token
-    target_lengths: np.ndarray  # (batch,), the end token included
-
-    @property
-    def mask(self) -> np.ndarray:
-        """True where a target token counts, (target_time, batch)."""
-        return np.arange(len(self.targets))[:, None] < self.target_lengths
+def lengths_of(sequences: Sequence[Ids], lanes: int) -> np.ndarray:
+    """The lengths ``(lanes,)``; lanes that are left over have 0."""
+    lengths = np.zeros(lanes, np.int32)
+    lengths[: len(sequences)] = [len(sequence) for sequence in sequences]
+    return lengths
 
 
-class Bucket(NamedTuple):
-    """The longest pair that a batch holds."""
+def teacher_forcing(targets: Iterable[Ids], time: int, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a decoder is fed, the start token first, and what it is to predict, the end token last.
 
-    source: int
-    target: int  # the end token included
-
-
-def buckets_of(pairs: Sequence[EncodedPair], count: int) -> list[Bucket]:
-    """At most ``count`` buckets, shortest first: one for the longest hundredth of the pairs, the others for
-    about as many each.
-
-    >>> buckets_of([EncodedPair(np.arange(n), np.arange(n + 1)) for n in range(1, 101)], count=2)
-    [Bucket(source=100, target=104)]
+    >>> fed, predicted = teacher_forcing([[7, 8]], time=3, lanes=1)
+    >>> fed.T.tolist() == [[START, 7, 8]], predicted.T.tolist() == [[7, 8, END]]
+    (True, True)
     """
-    sizes = np.array([(len(pair.source), len(pair.target) + 1) for pair in pairs])
-    order = np.argsort(sizes.sum(axis=1), kind="stable")
-    # The longest hundredth by itself: one very long pair would make room for itself in many batches.
-    cuts = np.linspace(0, len(pairs) * (1 - LONGEST), count)[1:]
+    targets = list(targets)
+    fed, predicted = ([[START, *ids] for ids in targets], [[*ids, END] for ids in targets])
+    return pad(fed, time, lanes), pad(predicted, time, lanes)
+
+
+def buckets_of(sizes: Sequence[Size], count: int) -> list[Size]:
+    """At most ``count`` buckets, smallest first: one for the longest hundredth of the examples, the others
+    for about as many each. A bucket is the size of the longest example that it holds.
+
+    >>> buckets_of([(n, n + 2) for n in range(1, 101)], count=2)
+    [(100, 104)]
+    """
+    array = np.array(sizes)
+    order = np.argsort(array.sum(axis=1), kind="stable")
+    # The longest hundredth by itself: one very long example would make room for itself in many batches.
+    cuts = np.linspace(0, len(array) * (1 - LONGEST), count)[1:]
     parts = np.split(order, np.ceil(cuts).astype(int))
-    tops = np.array([sizes[part].max(axis=0) for part in parts if len(part)])
+    tops = np.array([array[part].max(axis=0) for part in parts if len(part)])
     tops = -(-np.maximum.accumulate(tops) // ROUND) * ROUND
-    return [Bucket(*map(int, top)) for top in dict.fromkeys(map(tuple, tops))]
-
-
-def collate(pairs: Sequence[EncodedPair], bucket: Bucket, batch_size: int) -> Batch:
-    """Pairs side by side, padded to a bucket; lanes that are left over have length 0."""
-    source = np.full((bucket.source, batch_size), PAD, np.int32)
-    fed, targets = (np.full((bucket.target, batch_size), PAD, np.int32) for _ in range(2))
-    lengths = np.zeros((2, batch_size), np.int32)
-    for lane, pair in enumerate(pairs):
-        lengths[:, lane] = len(pair.source), len(pair.target) + 1
-        source[: len(pair.source), lane] = pair.source
-        fed[: len(pair.target) + 1, lane] = [START, *pair.target]
-        targets[: len(pair.target) + 1, lane] = [*pair.target, END]
-    return Batch(source, lengths[0], fed, targets, lengths[1])
+    return [tuple(map(int, top)) for top in dict.fromkeys(map(tuple, tops))]
 
 
 class TrainingBatches:
     """Endless batches, each from one bucket; the batch at a position is always the same.
 
-    Every bucket is shuffled anew at each pass, and comes as often as it holds pairs.
+    Every bucket is shuffled anew at each pass, and comes as often as it holds examples.
+
+    Args:
+      sizes: of the examples.
+      buckets: from ``buckets_of``.
+      batch_size: examples of a batch.
+      seed: of the order.
+      collate: (indices of examples, bucket) → the batch of them.
     """
 
     def __init__(
-        self, pairs: Sequence[EncodedPair], buckets: Sequence[Bucket], batch_size: int, seed: int
+        self,
+        sizes: Sequence[Size],
+        buckets: Sequence[Size],
+        batch_size: int,
+        seed: int,
+        collate: Callable[[list[int], Size], Any],
     ) -> None:
-        filled = [(bucket, found) for bucket, found in _by_bucket(pairs, buckets).items() if found]
+        filled = [(bucket, found) for bucket, found in _by_bucket(sizes, buckets).items() if found]
         parts = [
-            grain.MapDataset.source([pairs[i] for i in found])
+            grain.MapDataset.source(found)
             # Not seed + number: each pass adds 1 of its own, and seeds would share their orders.
             .shuffle(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             .repeat()
-            .batch(batch_size, batch_fn=lambda group, bucket=bucket: collate(group, bucket, batch_size))
+            .batch(batch_size, batch_fn=lambda group, bucket=bucket: collate(list(group), bucket))
             for number, (bucket, found) in enumerate(filled)
         ]
         self._batches = grain.MapDataset.mix(parts, [len(found) for _, found in filled])
 
-    def __call__(self, position: int) -> Batch:
+    def __call__(self, position: int) -> Any:
         """The batch at a position."""
         return self._batches[position]
 
 
 def lanes_within(budget: int, numbers: int, most: int) -> int:
-    """How many pairs lie side by side: ``most``, halved until their ``numbers`` of each fit the budget.
+    """How many examples lie side by side: ``most``, halved until their ``numbers`` of each fit the budget.
 
     Halved, so that there are few shapes to compile.
 
@@ -133,41 +114,26 @@ def lanes_within(budget: int, numbers: int, most: int) -> int:
     return most
 
 
-def batches_in_order(
-    pairs: Sequence[EncodedPair], buckets: Sequence[Bucket], lanes: Callable[[Bucket], int]
-) -> Iterator[tuple[list[int], Batch]]:
-    """Every pair once, bucket by bucket, with the indices of the pairs in each batch's lanes.
+def groups_in_order(
+    sizes: Sequence[Size], buckets: Sequence[Size], lanes: Callable[[Size], int]
+) -> Iterator[tuple[list[int], Size, int]]:
+    """Every example once, bucket by bucket: indices of those in a batch, their bucket, and its lanes.
 
-    A pair longer than every bucket gets a bucket of its own size. ``lanes`` says how many pairs of a bucket
-    lie side by side: fewer of the long ones, or a single long one would make all lanes as long as itself.
+    An example longer than every bucket gets a bucket of its own size. ``lanes`` says how many examples of a
+    bucket lie side by side: fewer of the long ones, or a single long one would make all lanes as long as
+    itself.
     """
-    for bucket, found in _by_bucket(pairs, buckets).items():
+    for bucket, found in _by_bucket(sizes, buckets).items():
         count = lanes(bucket)
         for start in range(0, len(found), count):
-            indices = found[start : start + count]
-            yield indices, collate([pairs[i] for i in indices], bucket, count)
+            yield found[start : start + count], bucket, count
 
 
-def validation_batches(
-    pairs: Sequence[EncodedPair], buckets: Sequence[Bucket], batch_size: int
-) -> list[Batch]:
-    """Every pair once, in batches that need about as much memory as those of training, whose buckets are
-    given: of pairs that no bucket holds fewer lie side by side.
-    """
-    budget = batch_size * max(ORDINARY, *(bucket.source * bucket.target for bucket in buckets))
-
-    def lanes(bucket: Bucket) -> int:
-        return lanes_within(budget, bucket.source * bucket.target, batch_size)
-
-    return [batch for _, batch in batches_in_order(pairs, buckets, lanes)]
-
-
-def _by_bucket(pairs: Sequence[EncodedPair], buckets: Sequence[Bucket]) -> dict[Bucket, list[int]]:
-    """Indices of the pairs in the first bucket that holds each."""
-    found: dict[Bucket, list[int]] = {bucket: [] for bucket in buckets}
-    for index, pair in enumerate(pairs):
-        size = Bucket(len(pair.source), len(pair.target) + 1)
-        fits = (b for b in buckets if b.source >= size.source and b.target >= size.target)
-        own = Bucket(*(-(-length // (4 * ROUND)) * 4 * ROUND for length in size))
+def _by_bucket(sizes: Sequence[Size], buckets: Sequence[Size]) -> dict[Size, list[int]]:
+    """Indices of the examples in the first bucket that holds each."""
+    found: dict[Size, list[int]] = {bucket: [] for bucket in buckets}
+    for index, size in enumerate(sizes):
+        fits = (b for b in buckets if all(room >= length for room, length in zip(b, size, strict=True)))
+        own = tuple(-(-length // (4 * ROUND)) * 4 * ROUND for length in size)
         found.setdefault(next(fits, own), []).append(index)
     return found

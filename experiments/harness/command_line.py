@@ -3,20 +3,23 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import tyro
 
 from experiments.harness import lock
 from experiments.harness.devices import use_all_cores
-from experiments.harness.run import NOT_OF_THE_RUN, saved_settings
+from experiments.harness.run import NOT_OF_THE_RUN, check_out, default_directory, saved_settings
+from experiments.harness.settings import RunSettings, check
 from experiments.harness.streams import end, lasting
+
+# By name, a frozen dataclass of settings and the function that takes it.
+Commands = Mapping[str, tuple[type, Callable[[Any], None]]]
 
 
 def main(
     description: str,
-    commands: Mapping[str, tuple[type, Callable[[Any], None]]],
+    commands: Commands,
     arguments: list[str] | None = None,
     *,
     split_cores: bool = True,
@@ -25,7 +28,7 @@ def main(
 
     Args:
       description: the experiment's docstring.
-      commands: by name, a frozen dataclass of settings and the function that takes it.
+      commands: the sub-commands.
       arguments: the command line; by default the process's own.
       split_cores: whether every core becomes a device, which pays off where a step's gradients, that the
         devices must exchange, are small beside its work; else the cores share one device's operations.
@@ -44,10 +47,13 @@ def main(
         if len(commands) > 1:
             description += f"\n\nCommands (COMMAND --help): {', '.join(commands)}."
     settings, run = commands[name]
-    program = f"python -m {_module(Path(sys.argv[0]))}" + ("" if name == default else f" {name}")
+    module = _module(run)
+    program = f"python -m {module}" + ("" if name == default else f" {name}")
     with lasting() as output:
         try:
-            run(_parse(settings, arguments, program, description if name == default else None))
+            config = _parse(settings, arguments, program, description if name == default else None)
+            check(config)
+            run(_with_folder(config, module))
         except (ValueError, OSError) as error:
             _fail(str(error))
         except FloatingPointError as error:
@@ -63,6 +69,24 @@ def main(
         end(output, files="out" in _names(settings))
 
 
+def _module(run: Callable[[Any], None]) -> str:
+    """The module that is run: "experiments.char_lm", say."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = run.__module__ if spec is None else spec.name
+    if name.partition(".")[0] not in ("experiments", "benchmarks"):  # called from elsewhere, a test say
+        name = run.__module__
+    return name.removesuffix(".__main__")
+
+
+def _with_folder(config: Any, module: str) -> Any:
+    """Settings of a run with its folder, which must be free, or hold the run that is to be continued."""
+    if not isinstance(config, RunSettings):
+        return config
+    out = config.out or default_directory("_".join(module.split(".")[1:]))
+    check_out(out, resume=config.resume)
+    return dataclasses.replace(config, out=out)
+
+
 def note(message: str) -> None:
     """Tell the user, beside the result, what does not belong into it."""
     print(f"note: {message}", file=sys.stderr)
@@ -71,8 +95,6 @@ def note(message: str) -> None:
 def _parse(settings: type, arguments: list[str], program: str, description: str | None) -> Any:
     """Settings from the command line; with ``--resume`` those of the run, which may not differ."""
     given: Any = tyro.cli(settings, args=arguments, prog=program, description=description)
-    if not 0 <= getattr(given, "seed", 0) < 2**32:
-        raise ValueError(f"seed must be 0 or more and below 2**32, got {given.seed}")
     if not getattr(given, "resume", False):
         return given
     if given.out is None:
@@ -87,12 +109,6 @@ def _parse(settings: type, arguments: list[str], program: str, description: str 
                 f"got {getattr(asked, name)!r}"
             )
     return asked
-
-
-def _module(script: Path) -> str:
-    """The module that ``python -m`` was given: a file of a package, or a package's ``__main__.py``."""
-    script = script.parent if script.stem == "__main__" else script
-    return f"{script.parent.name}.{script.stem}"
 
 
 def _names(settings: type) -> set[str]:

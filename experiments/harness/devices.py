@@ -37,6 +37,26 @@ def on_one_device(params: Any) -> Any:
     return jax.device_put(params, jax.devices()[0])
 
 
+def lanes(batch: Any) -> int:
+    """The sequences of a batch, side by side after time in every leaf, but leading in vectors.
+
+    >>> lanes({"tokens": jax.numpy.zeros((7, 3)), "rate": jax.numpy.zeros(())})
+    3
+    """
+    shapes = [jax.numpy.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    return next((shape[min(1, len(shape) - 1)] for shape in shapes if shape), 1)
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """The sequences of a batch split over the devices; numbers are copied to all."""
+
+    def place(leaf: Any) -> Any:
+        rank = jax.numpy.ndim(leaf)
+        return shard(leaf, mesh, axis=min(1, rank - 1)) if rank else replicate(leaf, mesh)
+
+    return jax.tree.map(place, batch)
+
+
 def shard(tree: Any, mesh: Mesh, axis: int) -> Any:
     """The given axis of every leaf split over the devices."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch")))

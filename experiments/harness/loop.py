@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import optax
 import tensorboardX
+from jax.sharding import Mesh
 
+from experiments.harness.devices import on_one_device, shard_batch
 from experiments.harness.progress import TrainingBar, training_bar
 from experiments.harness.reports import part
 from experiments.harness.run import Metrics, check_same_config, write_json
+from experiments.harness.settings import TrainingSettings
 from experiments.harness.signals import stop_on_signal
+from experiments.harness.task import Task, evaluate
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState
 
@@ -25,42 +29,29 @@ CHECKPOINT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Loop:
-    """What the loop needs to know of an experiment.
-
-    ``evaluate(state)`` returns figures for the metrics, among them ``criterion``, the lower the better;
-    it is called every ``evaluate_every`` steps and at the end. Training ends early once the criterion is
-    below ``solved_below``. ``report(state)`` may then write samples or plots: all is saved by then.
-    """
+    """A run that is trained."""
 
     directory: Path
-    config: dict[str, Any]
+    config: TrainingSettings
+    record: dict[str, Any]  # what config.json holds, and every checkpoint
+    task: Task
     train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
-    chunk: Callable[[int], Any]  # the data at a position
-    evaluate: Callable[[TrainState], dict[str, float]]
-    criterion: str
-    steps: int
-    evaluate_every: int
-    checkpoint_every: int
-    items_per_step: int
-    unit: str  # of loss, "nats per character" say
-    tensorboard: bool = False
-    solved_below: float = -math.inf
-    whole: Path | None = None  # what --resume takes, where ``directory`` is only a part of it
-    report: Callable[[TrainState], None] | None = None
+    mesh: Mesh
+    whole: Path  # what --resume takes: ``directory``, or the study that it is a part of
 
 
 @dataclass
 class _Progress:
     """What a resumed run must remember besides the state; JSON beside the checkpoint."""
 
-    position: int = 0
+    position: int = 0  # of the data
     seconds: float = 0.0
     window: list[float] = field(default_factory=list)  # losses since the last line of metrics
-    solved: bool = False
+    valid: list[float] = field(default_factory=list)  # validation losses
 
 
-def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, float]:
-    """Train to ``loop.steps``, or till solved; from the latest checkpoint on with ``resume``.
+def train(loop: Loop, state: TrainState) -> tuple[TrainState, float]:
+    """Train to the last step, or till the task says stop; with ``resume`` from the latest checkpoint on.
 
     Returns:
       the state, and the seconds of training in all runs so far, evaluation included.
@@ -68,19 +59,19 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
     Raises:
       FloatingPointError: when the loss or the gradient is not finite; names the last good checkpoint.
       SystemExit: after SIGINT, SIGTERM or SIGHUP, once the state is saved.
-      ValueError: if the checkpoint is damaged, of another run, or past ``loop.steps``.
+      ValueError: if the checkpoint is damaged, of another run, or past the last step.
     """
-    progress = _Progress()
+    progress, config = _Progress(), loop.config
     with Checkpoints(loop.directory / "checkpoints") as checkpoints:
-        if resume and checkpoints.latest is not None:
+        if config.resume and checkpoints.latest is not None:
             state, progress = _restore(loop, checkpoints, state)
-        if resume:  # the data may have moved, and the steps be more
-            write_json(loop.directory / "config.json", loop.config)
+        if config.resume:  # the data may have moved, and the steps be more
+            write_json(loop.directory / "config.json", loop.record)
         metrics = Metrics(loop.directory / "metrics.jsonl")
         metrics.forget_after(int(state.step))
         with (
             stop_on_signal() as stopped,
-            training_bar(loop.steps, loop.unit) as bar,
+            training_bar(config.steps, loop.task.unit) as bar,
             _events(loop) as events,
         ):
             session = _Session(loop, state, progress, checkpoints, metrics, bar, events)
@@ -88,10 +79,10 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
                 while not session.done and not stopped:
                     session.advance()
             session.save()
-    if stopped and (loop.whole is not None or not session.done):
+    if stopped and (loop.whole != loop.directory or not session.done):
         print(
-            f"stopped at step {session.step} of {loop.steps} and saved; "
-            f"continue with --out {loop.whole or loop.directory} --resume"
+            f"stopped at step {session.step} of {config.steps} and saved; "
+            f"continue with --out {loop.whole} --resume"
         )
         raise SystemExit(128 + stopped[0])
     return session.state, progress.seconds
@@ -99,21 +90,25 @@ def train(loop: Loop, state: TrainState, *, resume: bool) -> tuple[TrainState, f
 
 def _restore(loop: Loop, checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, _Progress]:
     """The latest state and what goes with it; tells what other ``steps`` than before mean."""
-    check_steps(loop.directory, loop.steps)
+    steps = loop.config.steps
+    check_steps(loop.directory, steps)
     state, record = checkpoints.restore(checkpoints.latest, like=like)
     saved = record.pop("config")
-    check_same_config(saved, loop.config, loop.directory)
-    before = saved.get("steps", loop.steps)
-    if before != loop.steps:
+    check_same_config(saved, loop.record, loop.directory)
+    before = saved.get("steps", steps)
+    if before != steps:
         print(
-            f"{loop.steps} steps instead of {before}: from step {int(state.step)} on, the learning rate "
-            f"follows the schedule of a run of {loop.steps}",
+            f"{steps} steps instead of {before}: from step {int(state.step)} on, the learning rate "
+            f"follows the schedule of a run of {steps}",
             flush=True,
         )
     try:
         return state, _Progress(**record)
     except TypeError as error:
-        raise ValueError(f"the checkpoint in {loop.directory} is of another layout") from error
+        raise ValueError(
+            f"the checkpoint in {loop.directory} is of another version of this experiment, which cannot be "
+            "continued here; begin anew in another --out"
+        ) from error
 
 
 def check_steps(directory: Path, steps: int) -> None:
@@ -154,7 +149,8 @@ class _Session:
         bar: TrainingBar,
         events: Any,
     ) -> None:
-        self.loop, self.state, self.progress = loop, state, progress
+        self.loop, self.task, self.config = loop, loop.task, loop.config
+        self.state, self.progress = state, progress
         self.checkpoints, self.metrics, self.bar, self.events = checkpoints, metrics, bar, events
         self.step = self.logged_step = int(state.step)
         self.clock = self.saved_at = self.logged_at = time.monotonic()
@@ -162,12 +158,13 @@ class _Session:
     @property
     def done(self) -> bool:
         """Whether all steps are taken, or no more are needed."""
-        return self.step >= self.loop.steps or self.progress.solved
+        valid = self.progress.valid
+        return self.step >= self.config.steps or bool(valid and self.task.stop(valid))
 
     def advance(self) -> None:
         """One step, and whatever is due after it."""
-        loop = self.loop
-        self.state, measured = loop.train_step(self.state, loop.chunk(self.progress.position))
+        batch = shard_batch(self.task.batch(self.progress.position), self.loop.mesh)
+        self.state, measured = self.loop.train_step(self.state, batch)
         # One step in flight at a time: XLA's collectives between CPU devices can lock up otherwise.
         loss, grad_norm = float(measured.loss), float(measured.grad_norm)
         self.step += 1
@@ -176,12 +173,14 @@ class _Session:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise FloatingPointError(self._not_finite(f"loss {loss}, gradient norm {grad_norm}"))
         self.progress.window.append(loss)
-        evaluation_due = self.step % loop.evaluate_every == 0 or self.step == loop.steps
+        evaluation_due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
         if self.step % LOG_EVERY == 0 or evaluation_due:
             self._log_training(grad_norm)
         if evaluation_due:
             self._evaluate()
-        elif self.step % loop.checkpoint_every == 0 or self.clock - self.saved_at > CHECKPOINT_SECONDS:
+        elif (
+            self.step % self.config.checkpoint_every == 0 or self.clock - self.saved_at > CHECKPOINT_SECONDS
+        ):
             self.save()
 
     def save(self, loss: float = math.inf) -> None:
@@ -189,14 +188,14 @@ class _Session:
         norm = float(optax.tree.norm(self.state.params))
         if not math.isfinite(norm):
             raise FloatingPointError(self._not_finite(f"norm of the parameters {norm}"))
-        record = {"config": self.loop.config, **vars(self.progress)}
+        record = {"config": self.loop.record, **vars(self.progress)}
         self.checkpoints.save(self.state, record, loss)
         self.saved_at = time.monotonic()
 
     def _log_training(self, grad_norm: float) -> None:
         window = self.progress.window
         steps = self.step - self.logged_step  # of this process: the window may hold an earlier one's
-        rate = steps * self.loop.items_per_step / (self.clock - self.logged_at)
+        rate = steps * self.task.items[1] / (self.clock - self.logged_at)
         loss = float(np.mean(window))
         window.clear()
         self._log({"loss": loss, "grad_norm": grad_norm, "items_per_second": rate})
@@ -204,15 +203,15 @@ class _Session:
         self.logged_at, self.logged_step = self.clock, self.step
 
     def _evaluate(self) -> None:
-        figures = self.loop.evaluate(self.state)
+        found = evaluate(self.task, self.state.params, self.task.valid())
+        figures = {f"valid_{name}": value for name, value in found.items()}
         self._tick()
         self._log(figures)
         self.bar.evaluated(self.step, figures)
-        self.progress.solved = figures[self.loop.criterion] < self.loop.solved_below
-        self.save(figures[self.loop.criterion])
-        if self.loop.report is not None:
-            with part(f"the report at step {self.step}"):
-                self.loop.report(self.state)
+        self.progress.valid.append(found["loss"])
+        self.save(found["loss"])
+        with part(f"the report at step {self.step}"):
+            self.task.on_evaluate(on_one_device(self.state.params), self.step)
         self._tick()
         self.logged_at = self.clock
 
@@ -240,4 +239,4 @@ class _Session:
 
 
 def _events(loop: Loop) -> Any:
-    return tensorboardX.SummaryWriter(str(loop.directory)) if loop.tensorboard else nullcontext()
+    return tensorboardX.SummaryWriter(str(loop.directory)) if loop.config.tensorboard else nullcontext()

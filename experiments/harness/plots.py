@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import re
-import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ matplotlib.use("Agg")  # files only, on machines without a screen
 import matplotlib.pyplot as plt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ft2font import FT2Font
@@ -93,37 +91,6 @@ def band(
     axes.fill_between(x, np.min(draws, axis=0), np.max(draws, axis=0), color=COLOURS[index], alpha=shade)
 
 
-def label_every(axis: Axis, names: Sequence[str], *, most: int) -> None:
-    """Name the places 0, 1, … along an axis: at most so many, evenly spaced, and none at length."""
-    places = range(0, len(names), math.ceil(len(names) / most))
-    axis.set_ticks(places, [_visible(shortened(names[place])) for place in places], fontsize=9)
-
-
-def shortened(name: str, width: int = 14) -> str:
-    """The start of a name that is wider than so many letters, Chinese ones counted twice.
-
-    >>> shortened("a_name_of_any_length"), shortened("short")
-    ('a_name_of_any…', 'short')
-    """
-    widths = np.cumsum([2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name])
-    if not len(widths) or widths[-1] <= width:
-        return name
-    return name[: np.searchsorted(widths, width - 1, side="right")] + "…"
-
-
-def check_picture(path: Path) -> None:
-    """Raise ValueError for a path that ``save`` could not write to, before any work is done."""
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(suffix for suffix in FORMATS if suffix)
-        raise ValueError(f"a picture's name must end in one of {known}, got {path}")
-    if path.exists() and not path.is_file():  # a device, say, whose place the picture would take
-        raise ValueError(f"expected a file for the picture, and {path} is none")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent} for the picture")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"no picture can be written into the folder {path.parent}")
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of its name's suffix, never seen half written, and close it.
 
@@ -155,7 +122,7 @@ def _prepare_texts(figure: Figure) -> None:
     for text in texts:
         text.set_parse_math(False)
         lines = [text.get_text()] if text in titles else text.get_text().split("\n")
-        text.set_text("\n".join(map(_visible, lines)))
+        text.set_text("\n".join(map(visible, lines)))
     letters = {letter for text in texts for letter in text.get_text() if letter.isprintable()}
     missing = letters - _letters_of(font_manager.findfont(FontProperties()))
     extra = _fonts_for(frozenset(missing)) if missing else ()
@@ -163,7 +130,8 @@ def _prepare_texts(figure: Figure) -> None:
         text.set_fontfamily([*text.get_fontfamily(), *extra])
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """A text with a sign in place of every character that draws nothing."""
     return _UNSEEN.sub("\ufffd", text)
 
 

@@ -1,37 +1,26 @@
-"""What translation models do with text: translate it, score it, and show where they looked."""
+"""Translating and scoring text with trained models, and pictures of their attention."""
 
 import functools
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import sacrebleu
 
-from experiments.data.batches import (
-    Batch,
-    Bucket,
-    EncodedPair,
-    batches_in_order,
-    encode_pairs,
-    lanes_within,
-)
+from experiments.data.batches import Size, lanes_within
 from experiments.data.pairs import Pairs
 from experiments.data.tokens import END, START, Unknown, Vocabularies, count_unknown, decode, encode
 from experiments.harness.command_line import note
-from experiments.harness.plots import label_every, save
+from experiments.translation.batches import Batch, EncodedPair, batches_in_order, encode_pairs
 from jaxrnn.decoding import beam_search, ensemble, forced_score
 from jaxrnn.models.seq2seq import Encoded, Seq2Seq
 
 BATCH = 64  # sentences translated or scored side by side, but fewer of
 BUDGET = 2**24  # attention weights, of every token written for every token read
 LONGEST = (3, 20)  # a translation ends after 3 times as many tokens as the padded source, and 20
-PICTURES = 4  # panels of a picture of attention
-LABELS = 60  # tokens of a panel's side that are named
-PER_TOKEN = 0.17  # inches of a panel for each of them
+PICTURES = 4  # sentences whose attention is kept, to be drawn
 
 OnBatch = Callable[[int, int], None]
 
@@ -75,9 +64,10 @@ def translate(
     size = min(BATCH, 1 << (len(lines) - 1).bit_length())
     done = 0
 
-    def lanes(bucket: Bucket) -> int:
+    def lanes(bucket: Size) -> int:
+        source, _ = bucket
         followed = beam * len(translator.models)
-        return lanes_within(BUDGET, followed * _most_tokens(bucket.source) * bucket.source, size)
+        return lanes_within(BUDGET, followed * _most_tokens(source) * source, size)
 
     for indices, batch in batches_in_order(pairs, (), lanes):
         step, state, context = _start(translator, batch)
@@ -107,8 +97,9 @@ def score(
     encoded = encode_pairs(translator.vocabularies, pairs)
     scores, done = np.zeros(len(encoded)), 0
 
-    def lanes(bucket: Bucket) -> int:
-        return lanes_within(BUDGET, bucket.source * bucket.target, BATCH)
+    def lanes(bucket: Size) -> int:
+        source, target = bucket
+        return lanes_within(BUDGET, source * target, BATCH)
 
     for indices, batch in batches_in_order(encoded, (), lanes):
         step, state, context = _start(translator, batch)
@@ -194,43 +185,6 @@ def described(figures: dict[str, Any]) -> str:
         f"perplexity {figures['perplexity']:.3f}{remarks}\n"
         f"{figures['bleu_signature']}"
     )
-
-
-def attention_picture(path: Path, hypotheses: Sequence[Hypothesis]) -> None:
-    """Draw where a model with attention looked, a panel for each of the first translations.
-
-    Raises:
-      ValueError: if there is none with a source that has tokens.
-    """
-    shown = [h for h in hypotheses if h.weights is not None and h.weights.size][:PICTURES]
-    if not shown:
-        raise ValueError("there is no sentence whose attention could be drawn")
-    columns = min(2, len(shown))
-    rows = -(-len(shown) // columns)
-    width, height = (
-        max(least, 2 + PER_TOKEN * min(LABELS, max(len(getattr(h, side)) for h in shown)))
-        for least, side in ((5.6, "source_pieces"), (4.8, "pieces"))
-    )
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(width * columns, height * rows),
-        dpi=110,
-        layout="constrained",
-        squeeze=False,
-    )
-    for panel in axes.flat[len(shown) :]:
-        panel.remove()
-    for panel, hypothesis in zip(axes.flat, shown, strict=False):
-        image = panel.imshow(hypothesis.weights, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        for axis, pieces in ((panel.xaxis, hypothesis.source_pieces), (panel.yaxis, hypothesis.pieces)):
-            label_every(
-                axis, [str(piece).replace("▁", "").strip(" ") or "␣" for piece in pieces], most=LABELS
-            )
-        panel.tick_params(axis="x", rotation=90)
-        panel.set(xlabel="source", ylabel="translation")
-    figure.colorbar(image, ax=figure.axes, label="attention weight", shrink=0.6)
-    save(figure, path)
 
 
 def _most_tokens(source_tokens: int) -> int:

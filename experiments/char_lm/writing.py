@@ -1,4 +1,4 @@
-"""What a character model writes after a prompt."""
+"""Text that a character model writes after a prompt."""
 
 import math
 import re
@@ -11,6 +11,8 @@ from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.decoding import beam_search, sample, stochastic_beam_search
 from jaxrnn.models.language_model import LanguageModel
+
+TEMPERATURE = 0.75  # of samples, unless asked otherwise: more conservative than the model itself
 
 
 class Text(NamedTuple):
@@ -50,6 +52,12 @@ def write(
     step, carry, start = read(model, params, vocabulary, prompt)
     drawn = sample(step, carry, key=jax.random.key(seed), start=start, max_length=length, **options)
     return vocabulary.decode(drawn.tokens[0])
+
+
+def draw(model: LanguageModel, params: Any, vocabulary: Vocabulary, seed: int) -> str:
+    """A sample that continues nothing."""
+    prompt = first_character(vocabulary)
+    return write(model, params, vocabulary, prompt, 500, seed=seed, temperature=TEMPERATURE)
 
 
 def most_probable(

@@ -32,8 +32,8 @@ def load_parts(corpus: str, *, files: Mapping[str, str | None], fractions: Mappi
       fractions: by the same names, what else the corpus gives up at its end.
 
     Raises:
-      ValueError: if a text cannot be read, or has characters that the corpus lacks, or nothing is left to
-        train on.
+      ValueError: if a text cannot be read, or has characters that the corpus lacks, or
+        nothing is left to train on.
     """
     texts = {"corpus": load_text(corpus)}
     vocabulary = Vocabulary.of(texts["corpus"])
@@ -49,3 +49,17 @@ def load_parts(corpus: str, *, files: Mapping[str, str | None], fractions: Mappi
                 raise ValueError(f"--{name} {file}: {error}") from error
     digests = {name + DIGEST: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     return Parts(texts["corpus"], vocabulary, train, parts["valid"], parts["test"], digests)
+
+
+def check_held_out(
+    parts: Parts, corpus: str, *, files: Mapping[str, str | None], fractions: Mapping[str, float]
+) -> None:
+    """Raise ValueError unless each held-out part has a character to predict and one before it."""
+    for name, fraction in fractions.items():
+        ids = getattr(parts, name)
+        if len(ids) < 2:
+            characters = "1 character" if len(ids) == 1 else f"{len(ids)} characters"
+            what = f"{corpus} leaves {characters} for --{name}-fraction {fraction}"
+            if files[name] is not None:
+                what = f"--{name} {files[name]} holds {characters}"
+            raise ValueError(f"{what}, and at least 2 are needed")

@@ -2,20 +2,21 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from experiments.data.batches import Bucket, EncodedPair, buckets_of, encode_pairs, short_enough
+from experiments.data.batches import Size, buckets_of
 from experiments.data.pairs import NAMES, ParallelText, load_pairs, subset
 from experiments.data.tokens import Tokens, Vocabularies, count_unknown
-from jaxrnn.checks import check_positive
+from experiments.harness.run import DIGEST
+from experiments.harness.settings import Count, settings
+from experiments.translation.batches import EncodedPair, encode_pairs, short_enough
 
 BUCKETS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ParallelSettings:
-    """Settings of parallel text and its tokens, which experiments inherit."""
+    """Settings of parallel text and its tokens."""
 
     data: str = "numbers"
     """numbers (their names, no download), multi30k, tatoeba_en_fr, two line-aligned files SOURCE,TARGET, or
@@ -27,30 +28,21 @@ class ParallelSettings:
     """Files of the validation pairs, SOURCE,TARGET or of SOURCE<TAB>TARGET lines; one pair is enough."""
     test: str | None = None
     """Files of the test pairs, likewise."""
-    pairs: int | None = None
+    pairs: Count | None = None
     """Train on this many pairs only, always the same; None: on all."""
     tokens: Tokens = "bpe"
     """char, word, or bpe (byte-pair encoding, learned from the training pairs)."""
-    vocabulary_size: int | None = None
+    vocabulary_size: Count | None = None
     """Most tokens of byte-pair encoding, but single characters are always among them; None: one for every
     50 training pairs, from 250 to 8000."""
-    min_count: int = 2
+    min_count: Count = 2
     """Words and pairs of tokens that come less often in training are no tokens of their own."""
     joint: bool = False
     """One vocabulary for both languages."""
     lowercase: bool = False
     """Lose upper case, and measure without it."""
-    max_length: int = 200
+    max_length: Count = 200
     """Pairs with more tokens on a side are not trained on, but counted and reported."""
-
-
-def check(config: ParallelSettings) -> None:
-    """Raise ValueError for settings that cannot be, before any work is done."""
-    for name in ("min_count", "max_length"):
-        check_positive(name, getattr(config, name))
-    for name in ("pairs", "vocabulary_size"):
-        if getattr(config, name) is not None:
-            check_positive(name, getattr(config, name))
 
 
 class Data(NamedTuple):
@@ -59,7 +51,7 @@ class Data(NamedTuple):
     text: ParallelText
     vocabularies: Vocabularies
     pairs: list[EncodedPair]
-    buckets: list[Bucket]
+    buckets: list[Size]
     digests: dict[str, str]  # SHA-256 of the pairs, and of the parts that have files of their own
 
 
@@ -84,8 +76,8 @@ def load_data(config: ParallelSettings, report: Callable[[str], None] = print) -
     pairs = short_enough(encode_pairs(vocabularies, text.train), config.max_length, report)
     own = [part for part in ("valid", "test") if getattr(config, part) is not None]
     parts = {"pairs": [part for part in text._fields if part not in own]} | {part: [part] for part in own}
-    digests = {name: _digest(text, of) for name, of in parts.items()}
-    return Data(text, vocabularies, pairs, buckets_of(pairs, BUCKETS), digests)
+    digests = {name + DIGEST: _digest(text, of) for name, of in parts.items()}
+    return Data(text, vocabularies, pairs, buckets_of([pair.size for pair in pairs], BUCKETS), digests)
 
 
 def check_known(vocabularies: Vocabularies, text: ParallelText, report: Callable[[str], None]) -> None:

@@ -1,0 +1,169 @@
+"""Training and measuring a character language model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.char_lm.writing import draw
+from experiments.data.parts import Parts, check_held_out, load_parts
+from experiments.harness import run as runs
+from experiments.harness.fit import Fitted, fit, load, report
+from experiments.harness.progress import counted
+from experiments.harness.reports import part
+from experiments.harness.settings import Count, Fraction, Positive, TrainingSettings, settings
+from experiments.harness.task import Loss, Sums, Task
+from jaxrnn.cells.table import CELLS, CellName
+from jaxrnn.data.text import Chunk, Streams, Vocabulary
+from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
+
+# The learning curve is an estimate from pieces spread over the validation text, read side by side (the last
+# prediction of each is of the next piece's first character); the final figures are of the whole text.
+CURVE_PIECES = 50
+CURVE_PIECE = 2000  # characters
+CURVE_CHUNK = 1024
+
+
+@settings
+class Train(TrainingSettings):
+    """Train a character model, then print samples."""
+
+    corpus: str = "stdlib"
+    """stdlib (the running Python's standard library), tiny_shakespeare, war_and_peace, or a UTF-8 file."""
+    cell: CellName = "lstm"
+    """Recurrent cell."""
+    layers: Count = 1
+    """Cells on top of each other."""
+    hidden_size: Count = 256
+    """Hidden units of each layer."""
+    embedding_size: Count | None = None
+    """Size of the learned character embedding; None feeds one-hot vectors."""
+    tied: bool = False
+    """Share the embedding with the output; needs embedding-size equal to hidden-size."""
+    dropout: Fraction = 0.0
+    """Probability that a feature is dropped: at the input, between layers, and at the output."""
+    batch_size: Count = 32
+    """Streams of text read side by side."""
+    chunk_length: Count = 64
+    """Characters between truncations of back-propagation through time."""
+    steps: Count = 2800
+    """Training steps, each one chunk of every stream."""
+    learning_rate: Positive = 4e-3
+    valid_fraction: float = 0.05
+    """Part of the text held out for validation, after the training text."""
+    test_fraction: float = 0.05
+    """Part of the text held out for the final test, after the validation text."""
+    valid: str | None = None
+    """UTF-8 file to validate on; then the corpus gives up no part for it, and has all of its characters."""
+    test: str | None = None
+    """UTF-8 file for the final test, likewise."""
+
+
+def train_command(config: Train) -> None:
+    """Train, measure the best model on all held-out text, and let it write."""
+    files = {"valid": config.valid, "test": config.test}
+    fractions = {"valid": config.valid_fraction, "test": config.test_fraction}
+    data = load_parts(config.corpus, files=files, fractions=fractions)
+    streams = Streams(data.train, config.batch_size, config.chunk_length)
+    check_held_out(data, config.corpus, files=files, fractions=fractions)
+    model = build_model(config, len(data.vocabulary))
+    task = build_task(config, data, streams, model)
+    distinct = len(data.vocabulary)
+    size = f"{len(data.text):,} characters, {distinct} distinct"
+    print(f"{config.corpus}: {size}; run in {config.folder}", flush=True)
+    finish(fit(config, task), config, data, model)
+
+
+def build_model(config: Train, vocabulary_size: int) -> LanguageModel:
+    """The model that the settings ask for."""
+    return LanguageModel(
+        vocabulary_size,
+        [CELLS[config.cell](config.hidden_size)] * config.layers,
+        embedding_size=config.embedding_size,
+        tied=config.tied,
+        dropout=config.dropout,
+        backward="bptt",
+    )
+
+
+def stream_loss(model: LanguageModel) -> Loss:
+    """The cross-entropy of a chunk; the hidden state starts anew with every pass over the text."""
+
+    def loss(params: Any, carry: Any, chunk: Chunk, key: jax.Array | None) -> tuple[Sums, Any]:
+        initial = model.initial_carry(chunk.inputs.shape[1:])
+        carry = jax.tree.map(lambda a, b: jnp.where(chunk.first, a, b), initial, carry)
+        carry, logits = model.apply(params, chunk.inputs, carry, key=key)
+        return {"loss": next_token_nats(logits, chunk.targets, chunk.mask)}, carry
+
+    return loss
+
+
+def build_task(config: Train, data: Parts, streams: Streams, model: LanguageModel) -> Task:
+    """Truncated back-propagation through contiguous streams of the text."""
+    curve_ids = pieces(data.valid)
+    curve_chunk = min(CURVE_CHUNK, -(-len(curve_ids) // CURVE_PIECES))
+    curve = Streams(curve_ids, CURVE_PIECES, curve_chunk, drop_last=False)
+
+    def sample(params: Any, step: int) -> None:
+        text = draw(model, params, data.vocabulary, config.seed)
+        runs.write_text(config.folder / "samples" / f"step_{step:06d}.txt", text)
+
+    return Task(
+        init=model.init,
+        loss=stream_loss(model),
+        batch=streams.chunk,
+        valid=lambda: map(curve.chunk, range(curve.chunks)),
+        unit="nats per character",
+        items=("characters", config.batch_size * config.chunk_length),
+        record=data.digests,
+        assets=lambda folder: data.vocabulary.save(folder / "vocabulary.json"),
+        on_evaluate=sample,
+        carry=lambda chunk: model.initial_carry(chunk.inputs.shape[1:]),
+    )
+
+
+def pieces(ids: np.ndarray) -> np.ndarray:
+    """Pieces spread evenly over a long text; all of a short one."""
+    if len(ids) <= CURVE_PIECES * CURVE_PIECE:
+        return ids
+    starts = np.linspace(0, len(ids) - CURVE_PIECE, CURVE_PIECES).astype(int)
+    return np.concatenate([ids[start : start + CURVE_PIECE] for start in starts])
+
+
+def finish(fitted: Fitted, config: Train, data: Parts, model: LanguageModel) -> None:
+    """The figures of the best checkpoint, samples, and the learning curve."""
+    nats = {
+        name: nats_per_character(model, fitted.params, ids, f"of {name} text")
+        for name, ids in {"valid": data.valid, "test": data.test}.items()
+    }
+    bits = nats["test"] / math.log(2)
+    with part("samples.txt"):
+        samples = [draw(model, fitted.params, data.vocabulary, seed) for seed in range(2)]
+        runs.write_text(fitted.out / "samples.txt", "\n\n".join(samples))
+        for text in samples:
+            print(f"\n--- sample {'-' * 60}\n{text}")
+    valid, test = nats.values()
+    print(f"{'-' * 71}\nvalid {valid:z.4f}, test {test:z.4f} nats per character ({bits:z.3f} bits)")
+    figures = {f"{name}_nats_per_char": of for name, of in nats.items()} | {"bits_per_char": bits}
+    report(
+        fitted, figures, title=f"{config.cell} {config.hidden_size} × {config.layers} on {config.corpus}"
+    )
+
+
+def nats_per_character(model: LanguageModel, params: Any, ids: np.ndarray, of: str = "") -> float:
+    """The cross-entropy of a text, the hidden state carried over all of it."""
+    with counted(f"measuring {len(ids):,} characters {of}".rstrip()) as on_chunk:
+        nats, count = text_nats(model, params, ids, on_chunk=on_chunk)
+    return nats / count
+
+
+def load_run(folder: Path) -> tuple[LanguageModel, Any, Vocabulary]:
+    """The best model of a run, its parameters and its vocabulary."""
+    config = runs.load_settings(folder, Train)
+    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    model = build_model(config, len(vocabulary))
+    params = load(folder, config, model.init, model.initial_carry((config.batch_size,)))
+    return model, params, vocabulary

@@ -1,0 +1,134 @@
+"""A run from its settings and its task: train, load what was trained, and report it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from experiments.harness import run as runs
+from experiments.harness.devices import batch_mesh, replicate, shard
+from experiments.harness.loop import Loop, train
+from experiments.harness.plots import training_curves
+from experiments.harness.reports import part
+from experiments.harness.settings import TrainingSettings
+from experiments.harness.task import Task
+from jaxrnn.training.state import TrainState, init_state
+from jaxrnn.training.step import truncated_step
+
+
+class Fitted(NamedTuple):
+    """What a run has come to."""
+
+    out: Path
+    params: Any  # of the lowest validation loss, on one device
+    state: TrainState  # the last
+    steps: int
+    seconds: float  # of training in all runs so far, evaluation included
+    task: Task
+    config: TrainingSettings
+
+
+def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> Fitted:
+    """Train to the end, in a new folder ``config.out`` or, with ``config.resume``, in that of the run.
+
+    ``whole`` is the study that the run is a part of, whose folder a user resumes.
+
+    Raises:
+      FloatingPointError, SystemExit, ValueError: as ``loop.train``; and for a folder of another run.
+    """
+    out = config.folder
+    record = runs.config_record(config) | dict(task.record)
+    if config.resume:
+        runs.check_same_config(runs.load_config(out), record, out)
+    else:
+        runs.create(out, record, fill=task.assets)
+    mesh, optimizer = batch_mesh(config.batch_size), adam(config)
+    carry = task.first_carry(task.batch(0))
+    state = first_state(config, task.init, optimizer)
+
+    state = replicate(state, mesh)._replace(carry=shard(carry, mesh, axis=0))
+    step = truncated_step(task.mean_loss, optimizer)
+    state, seconds = train(Loop(out, config, record, task, step, mesh, whole or out), state)
+    params = load(out, config, task.init, carry)
+    return Fitted(out, params, state, int(state.step), seconds, task, config)
+
+
+def load(folder: Path, config: TrainingSettings, init: Any, carry: Any = ()) -> Any:
+    """The parameters of the lowest validation loss in a run's folder, on one device.
+
+    ``config`` is that of the training, ``init`` and the first ``carry`` are those of its ``Task``.
+
+    Raises:
+      ValueError: if there is no checkpoint, or one that does not fit them.
+    """
+    like = jax.eval_shape(lambda: first_state(config, init, adam(config))._replace(carry=carry))
+    return runs.best_params(folder, like)
+
+
+def first_state(config: TrainingSettings, init: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; its carry is still empty."""
+    key_params, key = jax.random.split(jax.random.key(config.seed))
+    return init_state(init(key_params), optimizer, (), key)
+
+
+def adam(config: TrainingSettings) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) under a linear warm-up and a cosine decay to a hundredth.
+
+    The warm-up takes at most half of all steps. Entries of the gradient are clamped first to
+    [-clip_value, clip_value], then its global norm to clip_norm (Pascanu et al. 2013).
+    """
+    warmup_steps = min(config.warmup_steps, config.steps // 2)
+    rate = config.learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, config.steps, rate / 100)
+    clips = [] if config.clip_value is None else [optax.clip(config.clip_value)]
+    clips += [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    # A short memory of squares suits the few thousand steps of these runs.
+    return optax.chain(*clips, optax.adam(schedule, b2=0.99))
+
+
+def parameters(params: Any) -> int:
+    """How many numbers there are in the parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def report(
+    fitted: Fitted,
+    figures: Mapping[str, Any],
+    *,
+    title: str,
+    training: str = "training",
+    packages: Sequence[str] = (),
+) -> None:
+    """Write figures of a run, with those that every run has, to ``summary.json``, print where all of it is,
+    and draw ``learning_curve.png``.
+
+    Args:
+      fitted: the run.
+      figures: what was measured, by name.
+      title: of the plot.
+      training: name of the training loss in it.
+      packages: whose versions count besides those that the library itself needs.
+    """
+    items, per_step = fitted.task.items
+    summary = {
+        **figures,
+        f"{items}_per_second": fitted.steps * per_step / fitted.seconds,
+        "train_seconds": fitted.seconds,
+        "steps": fitted.steps,
+        "seed": fitted.config.seed,
+        "parameters": parameters(fitted.params),
+        **runs.environment(*packages),
+    }
+    runs.write_json(fitted.out / "summary.json", summary)
+    print(f"{fitted.steps} steps in {fitted.seconds:.0f} s; all in {fitted.out}")
+    with part("learning_curve.png"):
+        training_curves(
+            fitted.out,
+            {training: "loss", "validation": "valid_loss"},
+            per_step=per_step / 1e6,
+            x_label=f"{items} seen (millions)",
+            y_label=f"loss ({fitted.task.unit})",
+            title=title,
+        )

@@ -1,0 +1,96 @@
+"""The one value that describes an experiment to the harness, and how its loss is measured."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.harness.devices import batch_mesh, lanes, replicate, shard_batch
+
+# By the name of a figure, its sum and the number of terms: masked and ragged batches add up exactly.
+Sums = dict[str, tuple[Any, Any]]
+Loss = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and on what.
+
+    Args:
+      init: key → parameters.
+      loss: (params, batch, key) → ``Sums``, of which "loss" is minimised; the key is dropout's, None in an
+        evaluation. With ``carry``, truncated back-propagation: (params, carry, batch, key) → (``Sums``,
+        the carry after the batch).
+      batch: the batch at a position, always the same one. Time leads and the sequences follow in every leaf
+        of rank 2 or more; vectors, lengths say, have an entry a sequence; numbers are everybody's.
+      valid: makes the validation batches, in their order.
+      unit: of the loss, "nats per character" say.
+      items: what a training step reads, and how many of them on average: ("characters", 2048).
+      record: beside the settings, what a run that is resumed must have in common with the one that began:
+        digests of its data, under names that end in "_sha256".
+      assets: writes files that a run needs beside its parameters, a vocabulary say, into a new folder.
+      on_evaluate: (params, step), after every evaluation: to write samples or plots.
+      carry: the carry before the first of batches like the one given.
+      stop: whether to end the training early, from the validation losses so far.
+    """
+
+    init: Callable[[jax.Array], Any]
+    loss: Loss
+    batch: Callable[[int], Any]
+    valid: Callable[[], Iterable[Any]]
+    unit: str
+    items: tuple[str, float]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    assets: Callable[[Path], None] = lambda folder: None
+    on_evaluate: Callable[[Any, int], None] = lambda params, step: None
+    carry: Callable[[Any], Any] | None = None
+    stop: Callable[[Sequence[float]], bool] = lambda losses: False
+
+    def first_carry(self, batch: Any) -> Any:
+        """The carry before the first of batches like the one given; empty for a task without."""
+        return () if self.carry is None else self.carry(batch)
+
+    def sums(self, params: Any, carry: Any, batch: Any, key: Any) -> tuple[Sums, Any]:
+        """``loss`` of a task with a carry or without."""
+        if self.carry is None:
+            return self.loss(params, batch, key), carry
+        return self.loss(params, carry, batch, key)
+
+    def mean_loss(self, params: Any, carry: Any, batch: Any, key: Any) -> tuple[Any, Any]:
+        """The loss of a training step, as ``truncated_step`` takes it."""
+        sums, carry = self.sums(params, carry, batch, key)
+        total, count = sums["loss"]
+        return total / count, carry
+
+    @functools.cached_property
+    def measure(self) -> Callable[..., tuple[Sums, Any]]:
+        """(params, carry, batch) → (``Sums``, carry), compiled, nothing dropped."""
+        return jax.jit(lambda params, carry, batch: self.sums(params, carry, batch, None))
+
+
+def evaluate(task: Task, params: Any, batches: Iterable[Any]) -> dict[str, float]:
+    """The task's figures over all batches together: each sum divided by its number of terms.
+
+    >>> import numpy as np
+    >>> task = Task(
+    ...     init=lambda key: (),
+    ...     loss=lambda params, batch, key: {"loss": (batch.sum(), batch.size)},
+    ...     batch=lambda position: np.ones(2), valid=list, unit="", items=("numbers", 2),
+    ... )
+    >>> evaluate(task, (), [np.ones(3), np.zeros(1)])
+    {'loss': 0.75}
+    """
+    totals: dict[str, tuple[float, float]] = {}
+    carry: Any = None
+    for batch in batches:
+        mesh = batch_mesh(lanes(batch))
+        carry = task.first_carry(batch) if carry is None else carry
+        sums, carry = task.measure(*replicate((params, carry), mesh), shard_batch(batch, mesh))
+        for name, (total, count) in jax.device_get(sums).items():
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = before[0] + float(total), before[1] + float(count)
+    figures = {name: total / count for name, (total, count) in totals.items()}
+    return {"loss": figures.pop("loss"), **figures}
