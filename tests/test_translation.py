@@ -232,7 +232,7 @@ def test_a_long_line_changes_no_other(finished, monkeypatch, capsys):
     collate = batches.collate
 
     def spy(group, bucket, lanes):
-        shapes.append((bucket.source, lanes))
+        shapes.append((bucket[0], lanes))
         return collate(group, bucket, lanes)
 
     monkeypatch.setattr(batches, "collate", spy)

@@ -9,6 +9,7 @@ import pytest
 import jaxrnn
 from experiments.char_lm.commands import Sample, sample_command
 from experiments.char_lm.writing import Text, most_probable, print_texts, without_replacement, write
+from experiments.harness.settings import check
 from jaxrnn.data.text import Vocabulary
 from jaxrnn.models.language_model import LanguageModel, next_token_nats
 from tests.table import random_like
@@ -97,5 +98,10 @@ def test_a_model_without_probabilities_says_so():
 )
 def test_what_does_not_go_together(options, message, tmp_path):
     """Said before the run is looked at."""
+
+    def as_command(settings):
+        check(settings)
+        sample_command(settings)
+
     with pytest.raises(ValueError, match=message):
-        sample_command(Sample(run=tmp_path, **options))
+        as_command(Sample(run=tmp_path, **options))

@@ -1,5 +1,6 @@
 """From sentences to token ids and back: characters, words or byte pairs."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -91,6 +92,11 @@ class Vocabularies(NamedTuple):
     def same_as(self, other: "Vocabularies") -> bool:
         """Whether both split every text alike."""
         return all(a.to_str() == b.to_str() for a, b in zip(self, other, strict=True))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both: how they split text."""
+        return hashlib.sha256("\0".join(side.to_str() for side in self).encode()).hexdigest()
 
     @classmethod
     def train(cls, pairs: Pairs, tokens: Tokens, *, joint: bool, **options: Any) -> "Vocabularies":

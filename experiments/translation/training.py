@@ -62,8 +62,6 @@ def train_command(config: Train, whole: Path | None = None) -> None:
     check_settings(config)
     data = load_data(config)
     model = build_model(config, data.vocabularies.sizes)
-    if config.resume and not data.vocabularies.same_as(Vocabularies.load(config.folder)):
-        raise ValueError(f"the vocabularies in {config.folder} are not those that its pairs give now")
     sizes = " and ".join(f"{size:,}" for size in data.vocabularies.sizes)
     print(f"{config.data}: {len(data.pairs):,} pairs, {sizes} tokens; run in {config.folder}", flush=True)
     fitted = fit(config, build_task(config, data, model), whole=whole)
@@ -100,7 +98,7 @@ def build_task(config: Train, data: Data, model: Seq2Seq) -> Task:
         valid=lambda: (Chunk(batch, np.float32(0)) for batch in valid),
         unit="nats per token",
         items=("tokens", config.batch_size * float(np.mean([len(pair.target) + 1 for pair in data.pairs]))),
-        record=data.digests,
+        record=data.digests | {f"vocabularies{runs.DIGEST}": data.vocabularies.digest},
         assets=data.vocabularies.save,
     )
 
