@@ -25,7 +25,7 @@ from experiments.harness import command_line
 from experiments.harness import run as runs
 from experiments.harness.fit import adam, first_state
 from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
-from jaxrnn.models.language_model import next_token_nats
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def test_the_hidden_state_starts_anew_with_every_pass(corpus):
         _, logits = model.apply(params, tokens, start)
         sums, _ = loss(params, carried, chunk, key)
         nats, count = sums["loss"]
-        expected, _ = next_token_nats(logits, tokens)
+        expected, _ = cross_entropy(logits, tokens)
         assert float(nats) == pytest.approx(float(expected), rel=1e-6)
         assert int(count) == 10
         values.append(float(nats))

@@ -49,6 +49,8 @@ def test_equals_numpy(name, given, float64):
             decoder, as_float64(params), first, VALUES[lane, :places], FED[:length, lane]
         )
         np.testing.assert_allclose(logits[:length, lane], expected, rtol=1e-12, atol=1e-13)
+        padding = np.broadcast_to(params.b_out, (TIME - length, WORDS))  # where y = 0
+        np.testing.assert_allclose(logits[length:, lane], padding, rtol=1e-12)
     for time, fed in enumerate(FED):
         carry, row, weights = step(params, carry, fed, memory)
         np.testing.assert_allclose(row[0], logits[time, 0], rtol=1e-12)

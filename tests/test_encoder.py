@@ -61,7 +61,7 @@ def test_equals_numpy(name, backward, dtype):
             np.testing.assert_allclose(state, own, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["one-hot", "features"])
+@pytest.mark.parametrize("name", ENCODERS)
 def test_step_by_step(name, float64):
     encoder = dataclasses.replace(ENCODERS[name], direction="forward")
     params, carry, _, vectors = problem(encoder, float64)

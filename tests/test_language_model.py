@@ -61,15 +61,19 @@ def test_the_future_is_never_seen():
     assert np.abs(changed[3:] - logits[3:]).max() > 1e-3
 
 
-def test_step_takes_distributions():
+@pytest.mark.parametrize("options", [{}, {"embedding_size": 7}], ids=["one-hot", "embedding"])
+def test_step_takes_distributions(options):
     """A distribution that is sure of a token is that token; mixtures are mixed."""
-    for options in ({}, {"embedding_size": 7}):
-        model, params = made(**options)
-        carry = model.initial_carry((BATCH,))
-        ids = tokens()[0]
-        by_id = jax.jit(model.step)(params, carry, ids)
-        by_vector = jax.jit(model.step)(params, carry, jax.nn.one_hot(ids, VOCABULARY))
-        assert relative_error(by_vector, by_id) < 1e-6
+    model, params = made(**options)
+    carry, ids = model.initial_carry((BATCH,)), tokens()[0]
+    step = jax.jit(model.step)
+    by_vector = step(params, carry, jax.nn.one_hot(ids, VOCABULARY))
+    assert relative_error(by_vector, step(params, carry, ids)) < 1e-6
+    mixture = jax.nn.softmax(jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, VOCABULARY))))
+    read = mixture if params.embedding is None else mixture @ params.embedding
+    after, y = jaxrnn.Stack(CELLS).step(params.layers, carry, read.astype("float32"))
+    expected = after, y @ params.w_out + params.b_out
+    assert relative_error(step(params, carry, mixture), expected) < 1e-5
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from experiments.harness import fit as fitting
 from experiments.harness import loop
 from experiments.harness import run as runs
 from jaxrnn.data.text import Streams, Vocabulary
-from jaxrnn.models.language_model import next_token_nats
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.step import truncated_step
 from tests.test_char_lm import last_state, read_metrics, run
@@ -192,7 +192,7 @@ def test_more_steps(copied, finished, capsys):
 
     def loss(params, carry, chunk, key):
         carry, logits = model.apply(params, chunk.inputs, carry, key=key)
-        nats, count = next_token_nats(logits, chunk.targets, chunk.mask)
+        nats, count = cross_entropy(logits, chunk.targets, chunk.mask)
         return nats / count, carry
 
     step = truncated_step(loss, fitting.adam(config))

@@ -11,7 +11,8 @@ from experiments.char_lm.commands import Sample, sample_command
 from experiments.char_lm.writing import Text, most_probable, print_texts, without_replacement, write
 from experiments.harness.settings import check
 from jaxrnn.data.text import Vocabulary
-from jaxrnn.models.language_model import LanguageModel, next_token_nats
+from jaxrnn.models.language_model import LanguageModel
+from jaxrnn.models.losses import cross_entropy
 from tests.table import random_like
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def log_probability(text: str) -> float:
     """Of what follows the prompt, from the whole text at once."""
     ids = np.asarray(VOCABULARY.encode("bad" + text))[:, None]
     _, logits = MODEL.apply(PARAMS, ids[:-1])
-    return -float(next_token_nats(logits[2:], ids[3:])[0])
+    return -float(cross_entropy(logits[2:], ids[3:])[0])
 
 
 @pytest.mark.parametrize(

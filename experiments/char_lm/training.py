@@ -18,7 +18,8 @@ from experiments.harness.settings import Count, Fraction, Positive, TrainingSett
 from experiments.harness.task import Loss, Sums, Task
 from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.data.text import Chunk, Streams, Vocabulary
-from jaxrnn.models.language_model import LanguageModel, next_token_nats, text_nats
+from jaxrnn.models.language_model import LanguageModel, text_nats
+from jaxrnn.models.losses import cross_entropy
 
 # The learning curve is an estimate from pieces spread over the validation text, read side by side (the last
 # prediction of each is of the next piece's first character); the final figures are of the whole text.
@@ -96,7 +97,7 @@ def stream_loss(model: LanguageModel) -> Loss:
         initial = model.initial_carry(chunk.inputs.shape[1:])
         carry = jax.tree.map(lambda a, b: jnp.where(chunk.first, a, b), initial, carry)
         carry, logits = model.apply(params, chunk.inputs, carry, key=key)
-        return {"loss": next_token_nats(logits, chunk.targets, chunk.mask)}, carry
+        return {"loss": cross_entropy(logits, chunk.targets, chunk.mask)}, carry
 
     return loss
 

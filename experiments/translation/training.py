@@ -25,7 +25,7 @@ from experiments.translation.translating import (
     evaluate,
 )
 from jaxrnn.decoding.beam import MOST_PENALTY
-from jaxrnn.models.language_model import next_token_nats
+from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq
 
 SHOWN = 8  # translations printed at the end of training
@@ -89,7 +89,7 @@ def build_task(config: Train, data: Data, model: Seq2Seq) -> Task:
         rate = chunk.sampling_rate if training and config.scheduled_sampling else None
         logits = teacher_forced(model, params, batch, key, rate)
         smoothing = config.label_smoothing if training else 0.0
-        return {"loss": next_token_nats(logits, batch.targets, batch.mask, label_smoothing=smoothing)}
+        return {"loss": cross_entropy(logits, batch.targets, batch.mask, label_smoothing=smoothing)}
 
     return Task(
         init=model.init,
