@@ -1,7 +1,7 @@
 """A recurrent decoder: p(w_1 … w_T | first carry, memory), with attention or without."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +73,7 @@ class Decoder:
     vocabulary_size: int
     cells: Sequence[Cell]
     embedding_size: int
+    _: KW_ONLY
     attention: Attention | None = None
     memory_features: int | None = None
     readout_size: int | None = None

@@ -1,7 +1,7 @@
 """Tokens or feature vectors through stacked recurrent layers, in one direction or both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -64,6 +64,7 @@ class Encoder:
     """
 
     cells: Sequence[Cell]
+    _: KW_ONLY
     vocabulary_size: int | None = None
     embedding_size: int | None = None
     in_features: int | None = None
