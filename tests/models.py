@@ -51,7 +51,7 @@ def numpy_encoder(encoder, layers, ys, length, carry=None, resets=None):
 
 def numpy_decoder(decoder, params, states, memory, fed):
     """Logits and attention weights of one sequence; ``memory`` is a list of vectors."""
-    states, w_out = list(states), params.embedding.T if decoder.tied else params.w_out
+    states, w_out = list(states), params.embedding.T if params.w_out is None else params.w_out
     weights = params.cell.cell if decoder.attention else params.cell
     readout, logits, alphas = np.zeros(decoder.cell.out_features), [], []
     for token in fed:

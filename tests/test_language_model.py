@@ -61,6 +61,15 @@ def test_the_future_is_never_seen():
     assert np.abs(changed[3:] - logits[3:]).max() > 1e-3
 
 
+def test_a_reset_forgets_what_came_before():
+    model, params = made()
+    apply = jax.jit(model.apply)
+    carry = random_like(model.initial_carry((BATCH,)), 2)
+    _, logits = apply(params, tokens(), carry, resets=np.arange(TIME)[:, None] == [[2] * BATCH])
+    np.testing.assert_allclose(logits[2:], apply(params, tokens()[2:])[1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits[:2], apply(params, tokens()[:2], carry)[1], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{}, {"embedding_size": 7}], ids=["one-hot", "embedding"])
 def test_step_takes_distributions(options):
     """A distribution that is sure of a token is that token; mixtures are mixed."""

@@ -106,6 +106,8 @@ def teacher_forced(
 
 def test_equals_numpy(model, dtype):
     params, (source, _, fed) = random_params(model, dtype), sentences(model)
+    assert (params.w_out is None) == (model.tied != "none")
+    assert (params.target_embedding is None) == (model.tied == "all")
     encoded = model.encode(params, source, lengths=SOURCE_LENGTHS)
     logits = model.logits(params, encoded, fed, lengths=TARGET_LENGTHS)
     assert logits.dtype == dtype
