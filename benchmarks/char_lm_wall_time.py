@@ -45,6 +45,7 @@ from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, on_one_device, replicate, shard, shard_batch
 from experiments.harness.progress import counted
 from experiments.harness.run import ROOT, config_record, environment, write_json
+from experiments.harness.settings import Seed
 from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Streams
 from jaxrnn.models.language_model import LanguageModel, text_nats
@@ -62,7 +63,7 @@ class Config:
     """Seconds of training on the CPU, compilation included."""
     steps: int | None = None
     """Take exactly this many steps instead: the replay of a run."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation."""
     tuning: bool = False
     """Train on the first nine tenths of the training part, and measure on its last tenth."""

@@ -31,6 +31,7 @@ from benchmarks.equal_time import (
 from experiments.harness.command_line import main
 from experiments.harness.devices import cores
 from experiments.harness.run import write_json
+from experiments.harness.settings import Seed
 
 EVALUATION_BATCH = 256  # windows
 
@@ -45,7 +46,7 @@ class Config:
     """Seconds of training."""
     steps: int | None = None
     """Take exactly this many steps instead: the replay of a run."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation and batches."""
     tuning: bool = False
     """Train on the first nine tenths of the training part, and measure on its last tenth."""

@@ -132,6 +132,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, monkeypatch):
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--learning-rate", "0"], "learning_rate must be a positive number, got 0.0"),
         (["--clip-norm", "nan"], "clip_norm must be a positive number, got nan"),
+        (["--seed", "-1"], "seed must be 0 or more and below 2**32, got -1"),
         (["--clip-value", "-1"], "clip_value must be a positive number, got -1.0"),
     ],
 )

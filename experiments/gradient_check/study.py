@@ -16,6 +16,7 @@ from experiments.gradient_check.processes import Part, compute
 from experiments.gradient_check.report import finish
 from experiments.gradient_check.subjects import MASKED_STEP, SUBJECTS, subject_of
 from experiments.harness import run as runs
+from experiments.harness.settings import Seed
 from jaxrnn.cells.table import CELLS
 
 QUICK_CELLS = ("lstm", "gru")
@@ -38,7 +39,7 @@ class Config:
     """Two cells, two options, every tenth mutation."""
     cells: tuple[str, ...] = ()
     """Names of the cells to study, as jaxrnn/cells/table.py has them; none for all."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of parameters, inputs and directions."""
     out: Path | None = None
     """Folder of the study; by default out/gradient_check/<date-time>."""

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from experiments.harness.settings import Count, Seed
+from jaxrnn.checks import check_positive_number
+
+Positive = Annotated[float, check_positive_number]  # and finite
 
 
 @dataclass(frozen=True)
@@ -11,21 +16,21 @@ class Config:
 
     part: Literal["all", "jacobians", "gates", "clipping", "truncation", "cost"] = "all"
     """Part to measure."""
-    time: int = 100
+    time: Count = 100
     """Steps T; the training runs take half as many, the costs a quarter to eight times as many."""
-    hidden_size: int = 32
+    hidden_size: Count = 32
     """Hidden units."""
-    draws: int = 5
+    draws: Count = 5
     """Networks that each figure is taken over."""
-    steps: int = 3000
+    steps: Count = 3000
     """Training steps of the clipping part."""
-    learning_rate: float = 0.2
+    learning_rate: Positive = 0.2
     """Learning rate of the clipping part."""
-    clip_norm: float = 0.5
+    clip_norm: Positive = 0.5
     """Largest global norm of a gradient that is clipped by norm; half and twice as much are tried too."""
-    clip_value: float = 0.2
+    clip_value: Positive = 0.2
     """Largest entry of a gradient that is clipped by value; half and twice as much are tried too."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, inputs and data."""
     out: Path | None = None
     """Folder of the study; by default out/gradient_flow/<date-time>."""
