@@ -271,14 +271,16 @@ def test_a_picture_of_three_sentences(finished, tmp_path, monkeypatch, suffix):
 
 
 @pytest.mark.slow
-def test_resuming_with_other_vocabularies_is_refused(finished, files, tmp_path, capsys):
+def test_other_vocabularies_are_refused(finished, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     shutil.copy(out / "source_vocabulary.json", out / "target_vocabulary.json")
-    with pytest.raises(SystemExit) as stopped:
-        trained(files, out, "--resume")
-    assert stopped.value.code == 2
-    assert "are not those that its pairs give now" in capsys.readouterr().err
+    for arguments in (["train", "--out", out, "--resume"], ["translate", "--run", out]):
+        with pytest.raises(SystemExit) as stopped:
+            run(*arguments)
+        assert stopped.value.code == 2
+        message = f"error: the vocabularies in {out} are not those that its model was trained with\n"
+        assert capsys.readouterr().err == message
 
 
 @pytest.mark.slow

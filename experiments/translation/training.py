@@ -28,6 +28,7 @@ from jaxrnn.decoding.beam import MOST_PENALTY
 from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq
 
+VOCABULARIES = "vocabularies" + runs.DIGEST  # in the record of a run
 SHOWN = 8  # translations printed at the end of training
 
 
@@ -60,6 +61,8 @@ class Chunk(NamedTuple):
 def train_command(config: Train, whole: Path | None = None) -> None:
     """Train, and translate the test pairs; ``whole`` is the study that the run is a part of."""
     check_settings(config)
+    if config.resume:
+        load_vocabularies(config.folder)
     data = load_data(config)
     model = build_model(config, data.vocabularies.sizes)
     sizes = " and ".join(f"{size:,}" for size in data.vocabularies.sizes)
@@ -98,15 +101,27 @@ def build_task(config: Train, data: Data, model: Seq2Seq) -> Task:
         valid=lambda: (Chunk(batch, np.float32(0)) for batch in valid),
         unit="nats per token",
         items=("tokens", config.batch_size * float(np.mean([len(pair.target) + 1 for pair in data.pairs]))),
-        record=data.digests | {f"vocabularies{runs.DIGEST}": data.vocabularies.digest},
+        record=data.digests | {VOCABULARIES: data.vocabularies.digest},
         assets=data.vocabularies.save,
     )
+
+
+def load_vocabularies(folder: Path) -> Vocabularies:
+    """The vocabularies of a run.
+
+    Raises:
+      ValueError: if they are missing, damaged, or not those that it was trained with.
+    """
+    vocabularies = Vocabularies.load(folder)
+    if runs.load_config(folder).get(VOCABULARIES, vocabularies.digest) != vocabularies.digest:
+        raise ValueError(f"the vocabularies in {folder} are not those that its model was trained with")
+    return vocabularies
 
 
 def load_run(folder: Path) -> tuple[Translator, Train]:
     """The best model of a run, and its settings."""
     config = runs.load_settings(folder, Train)
-    vocabularies = Vocabularies.load(folder)
+    vocabularies = load_vocabularies(folder)
     model = build_model(config, vocabularies.sizes)
     return Translator(((model, load(folder, config, model.init)),), vocabularies, config.lowercase), config
 
