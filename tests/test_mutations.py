@@ -129,7 +129,7 @@ def test_check_grads_is_asked_as_its_users_ask_it(float64, as_users_run):
             check_grads(function, problem.arguments, order=1, modes=["rev"])
 
 
-# The study, experiments.gradient_check, plants every mistake; here it is every k-th, of short cells all.
+# The study, experiments.gradient_check, plants every mistake; here it is every k-th.
 SHORT, LONG = {"Elman", "IRNN", "MGU"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "Stack", "PeepholeLSTM"}
 
 
@@ -138,7 +138,7 @@ SHORT, LONG = {"Elman", "IRNN", "MGU"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "S
     [
         ("Elman", 45),
         *(
-            pytest.param(name, 1 if name in SHORT else 12 if name in LONG else 4, marks=pytest.mark.slow)
+            pytest.param(name, 3 if name in SHORT else 24 if name in LONG else 8, marks=pytest.mark.slow)
             for name in mutations.SUBJECTS
         ),
     ],
