@@ -1,6 +1,7 @@
 """The house rules that a reader cannot see at a glance: who imports whom, and what no file may do."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,13 @@ def name_of(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@functools.cache
+def nodes_of(path):
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -69,20 +75,17 @@ def test_imports_point_downward(path):
 @pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).startswith("jaxrnn")], ids=name_of)
 def test_the_library_neither_prints_nor_plots(path):
     assert not {name.split(".")[0] for name in imports_of(path)} & FORBIDDEN
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    assert not [f for f in calls if isinstance(f, ast.Name) and f.id == "print"]
-    # A cell is never asked what it is.
-    tests = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    for call in tests:
-        if isinstance(call.func, ast.Name) and call.func.id == "isinstance":
+    calls = [n for n in nodes_of(path) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert "print" not in {call.func.id for call in calls}
+    for call in calls:
+        if call.func.id == "isinstance":  # a cell is never asked what it is
             assert not (isinstance(call.args[0], ast.Name) and call.args[0].id == "cell")
 
 
 @pytest.mark.parametrize("path", [*MODULES, *ROOT.glob("tests/*.py")], ids=name_of)
 def test_files_and_functions_stay_short(path):
-    text = path.read_text()
-    assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)):
+    assert path.read_text().count("\n") <= 400
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node, clean=False) or ""
             lines = node.end_lineno - node.lineno + 1 - (docstring.count("\n") + 1 if docstring else 0)
