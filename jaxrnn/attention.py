@@ -15,6 +15,7 @@ from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 from jaxrnn.cells.dense import cast_like
 from jaxrnn.checks import check_like, check_positive, checked_lengths, describe, settle
 from jaxrnn.promotion import default_promotion
+from jaxrnn.sharding import batch_product
 
 
 class AdditiveParams(NamedTuple):
@@ -68,11 +69,11 @@ class Additive:
 
     def keys(self, params: AdditiveParams, memory: Array) -> Array:
         """Keys ``(*batch, source, a)``, the projected memory: the same for every query."""
-        return memory @ params.w_key
+        return batch_product(memory, params.w_key)
 
     def scores(self, params: AdditiveParams, query: Array, keys: Array) -> Array:
         """Scores e ``(*batch, source)`` of a query ``(*batch, n)``."""
-        return _additive_scores(query @ params.w_query, keys, params.v)
+        return _additive_scores(batch_product(query, params.w_query), keys, params.v)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class General:
 
     def keys(self, params: GeneralParams, memory: Array) -> Array:
         """Keys ``(*batch, source, n)``, the projected memory: the same for every query."""
-        return memory @ params.w_key
+        return batch_product(memory, params.w_key)
 
     def scores(self, params: GeneralParams, query: Array, keys: Array) -> Array:
         """Scores e ``(*batch, source)`` of a query ``(*batch, n)``."""
@@ -349,7 +350,7 @@ class AttentionDecoder(Cell):
         cell_carry, h = self.cell.step(weights.cell, carry.cell, fed, noise)
         scores = self.attention.scores(weights.attention, h, memory.keys)
         context, alpha = attend(scores, memory.values, memory.mask)
-        y = jnp.tanh(jnp.concatenate([context, h], axis=-1) @ weights.w_c)
+        y = jnp.tanh(batch_product(jnp.concatenate([context, h], axis=-1), weights.w_c))
         after = AttentionDecoderCarry(cell_carry, y if self.input_feeding else None)
         return cast_like(after, carry), y, alpha
 
@@ -371,7 +372,7 @@ class AttentionDecoder(Cell):
 # To keep (*batch, source, a) of every step for the derivative takes longer than to compute it again.
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def _additive_scores(query: Array, keys: Array, v: Array) -> Array:
-    return jnp.tanh(query[..., None, :] + keys) @ v
+    return batch_product(jnp.tanh(query[..., None, :] + keys), v)
 
 
 def _dot(query: Array, keys: Array) -> Array:

@@ -42,6 +42,17 @@ def like_weight(weight: Array, deltas: Array) -> NamedSharding | None:
     return explicit(weight) or NamedSharding(sharding.mesh, PartitionSpec(*[None] * weight.ndim))
 
 
+def batch_product(xs: Array, weight: Array) -> Array:
+    """``xs @ weight`` of a batch that its type may split: jax 0.10.0 cannot derive from that how the gradient
+    of the weight, a product over the batch, is sharded.
+    """
+    sharding = explicit(xs)
+    if sharding is None:
+        return xs @ weight
+    rows = PartitionSpec(*sharding.spec[:-1], *[None] * (weight.ndim - 1))
+    return jax.sharding.auto_axes(jax.numpy.matmul, out_sharding=rows)(xs, weight)
+
+
 def shard_batch(tree: Any, like: Array, axes: slice) -> Any:
     """Leaves that lead with batch, sharded as the given ``axes`` of ``like`` are, if its type says so."""
     sharding = explicit(like)

@@ -41,7 +41,7 @@ MODES = {
 
 # Tests of one row follow each other, so that they find what the one before has compiled.
 every_cell = pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name, scope="module")
-# What wraps a step does not ask which: gates, a carry that starts at 0.5, one that is not fed back, noise, layers.
+# For what wraps any step: gates, a carry that starts at 0.5, one that is not fed back, noise, layers.
 WRAPPED = ("lstm", "gru-before", "min-lstm", "zoneout", "stack")
 five_cells = pytest.mark.parametrize(
     "row", [row for row in CELLS if row.name in WRAPPED], ids=lambda row: row.name, scope="module"

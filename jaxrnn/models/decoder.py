@@ -20,6 +20,7 @@ from jaxrnn.models.scheduled_sampling import SamplingCarry, SamplingParams, Sche
 from jaxrnn.models.tokens import checked_tokens, embed, init_embedding
 from jaxrnn.promotion import default_promotion
 from jaxrnn.recurrence import Backward, unroll
+from jaxrnn.sharding import batch_product
 
 
 class DecoderParams(NamedTuple):
@@ -213,7 +214,7 @@ class Decoder:
         # One product of two matrices, batch first so that a sharded batch stays so: XLA's CPU backend takes
         # four times as long for the weights' gradient where it has two axes to sum over.
         rows = jnp.swapaxes(ys, 0, 1).reshape(-1, ys.shape[-1])
-        logits = rows @ self._w_out(params) + params.b_out
+        logits = batch_product(rows, self._w_out(params)) + params.b_out
         return jnp.swapaxes(logits.reshape(*ys.shape[1::-1], self.vocabulary_size), 0, 1)
 
     @default_promotion()

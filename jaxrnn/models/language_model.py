@@ -21,6 +21,7 @@ from jaxrnn.models.encoder import Encoder, EncoderParams
 from jaxrnn.models.losses import cross_entropy as next_token_nats
 from jaxrnn.promotion import default_promotion
 from jaxrnn.recurrence import Backward
+from jaxrnn.sharding import batch_product
 
 
 class LanguageModelParams(NamedTuple):
@@ -185,7 +186,7 @@ class LanguageModel:
 
     def _logits(self, params: LanguageModelParams, ys: Array) -> Array:
         w_out = params.embedding.T if self.tied else params.w_out
-        return ys.astype(w_out.dtype) @ w_out + params.b_out
+        return batch_product(ys.astype(w_out.dtype), w_out) + params.b_out
 
 
 def text_nats(

@@ -17,6 +17,7 @@ from jaxrnn.models.decoder import Decoder, DecoderParams
 from jaxrnn.models.encoder import Direction, Encoder, EncoderParams
 from jaxrnn.promotion import default_promotion
 from jaxrnn.recurrence import Backward
+from jaxrnn.sharding import batch_product
 
 Tied = Literal["none", "output", "all"]
 
@@ -307,7 +308,9 @@ def _bridged(bridge: Any, states: tuple[Carry, ...]) -> tuple[Carry, ...]:
     if bridge is None:
         return states
     features = jnp.concatenate(jax.tree.leaves(states), axis=-1)
-    return jax.tree.map(lambda part: jnp.tanh(features @ part.w + part.b), bridge, is_leaf=_is_bridge)
+    return jax.tree.map(
+        lambda part: jnp.tanh(batch_product(features, part.w) + part.b), bridge, is_leaf=_is_bridge
+    )
 
 
 def _is_bridge(node: Any) -> bool:
