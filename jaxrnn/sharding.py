@@ -43,8 +43,9 @@ def like_weight(weight: Array, deltas: Array) -> NamedSharding | None:
 
 
 def batch_product(xs: Array, weight: Array) -> Array:
-    """``xs @ weight`` of a batch that its type may split: jax 0.10.0 cannot derive from that how the gradient
-    of the weight, a product over the batch, is sharded.
+    """``xs @ weight`` of a batch that may be split by its type.
+
+    From that, jax 0.10.0 cannot derive the sharding of the weight's gradient, a product over the batch.
     """
     sharding = explicit(xs)
     if sharding is None:
