@@ -14,10 +14,10 @@ import optax
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from experiments.data.memory_problems import adding
 from experiments.gradient_flow.report import Claim, Figures, Result, listed
 from experiments.gradient_flow.settings import Config
 from experiments.harness.plots import COLOURS, save
-from experiments.long_memory import adding
 from jaxrnn import Elman, unroll
 
 BATCH_SIZE = 16
