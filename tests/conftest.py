@@ -1,5 +1,6 @@
 """Four host devices for every test, and float64 by choice, never by a global switch."""
 
+import gc
 import os
 from unittest import mock
 
@@ -7,17 +8,19 @@ import jax
 import jaxtyping
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 4)
-
 # Tests compile a thousand small functions and run each once or twice: XLA need not optimise, and its older
 # code generator compiles four times as fast. XLA aborts on a flag that it does not know, so that the flags
 # are for the versions that they were tried with only; others run the same tests, slower.
-jax.config.update("jax_disable_most_optimizations", True)
+COMPILES_FAST = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 if jax.__version_info__ < (0, 11):
     flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    # XLA reads its flags once, when the devices come up; processes that tests start run as users run them.
-    with mock.patch.dict(os.environ, XLA_FLAGS=f"{flags} {os.environ.get('XLA_FLAGS', '')}"):
-        jax.devices()
+    COMPILES_FAST["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_disable_most_optimizations", True)
+# XLA reads its flags once, when the devices come up; processes that tests start run as users run them.
+with mock.patch.dict(os.environ, COMPILES_FAST):
+    jax.devices()
 
 
 # The quick check runs the contract tests on one cell, tests of both dtypes in float64 only, and no doctest.
@@ -33,6 +36,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if "slow" not in item.keywords:
             item.add_marker(pytest.mark.quick)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # what is there now stays: garbage is not looked for in it, over and over
+    gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_runtest_setup(item):
+    """Signatures are checked in quick tests, in those of all cells and in doctests; it costs an eighth."""
+    everywhere = "quick" in item.keywords or "row" in getattr(getattr(item, "callspec", None), "params", {})
+    jaxtyping.config.update(
+        "jaxtyping_disable", not everywhere and not isinstance(item, pytest.DoctestItem)
+    )
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -53,5 +70,3 @@ def float64():
 def as_users_run():
     """Without the run-time checks of shapes in signatures, which users do not have."""
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -5,8 +5,8 @@ import random
 import sys
 
 from experiments.data.pairs import Pairs
-from experiments.harness import command_line
 from experiments.translation.__main__ import COMMANDS
+from tests.commands import runner
 
 SMALL = ["--hidden-size", "24", "--embedding-size", "8", "--batch-size", "16", "--steps", "120"]
 SMALL += ["--evaluate-every", "60", "--dropout", "0.1", "--learning-rate", "1e-2", "--tokens", "word"]
@@ -14,9 +14,7 @@ DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 ZIFFERN = ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"]
 
 
-def run(*arguments):
-    """The command line, in this process, which already has its devices."""
-    command_line.main("", COMMANDS, [str(argument) for argument in arguments], split_cores=False)
+run = runner(COMMANDS)
 
 
 def give(monkeypatch, text):

@@ -10,6 +10,13 @@ import pytest
 from benchmarks import language_model, layers, measure, memory, record
 from benchmarks.measure import Spread
 from benchmarks.peers import LIBRARIES, PeerCell, Size, problem
+from tests.conftest import COMPILES_FAST
+
+
+@pytest.fixture(autouse=True)
+def _processes_compile_fast(monkeypatch):
+    for name, value in COMPILES_FAST.items():
+        monkeypatch.setenv(name, value)
 
 
 def spread(median):

@@ -21,23 +21,20 @@ from experiments.char_lm.__main__ import COMMANDS
 from experiments.char_lm.training import Train, build_model, build_task, load_run
 from experiments.data.corpora import load_text
 from experiments.data.parts import load_parts
-from experiments.harness import command_line
 from experiments.harness import run as runs
 from experiments.harness.fit import adam, first_state
 from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
 from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.checkpoint import Checkpoints
+from tests.commands import read_metrics, refusal, runner
+from tests.conftest import COMPILES_FAST
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--hidden-size", "8", "--batch-size", "2", "--chunk-length", "8", "--steps", "60"]
 SMALL += ["--evaluate-every", "20", "--dropout", "0.1"]
 
 
-def run(*arguments):
-    """The command line, in this process, which already has its devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command_line, "use_all_cores", lambda: None)
-        command_line.main("", COMMANDS, [str(argument) for argument in arguments])
+run = runner(COMMANDS)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +56,6 @@ def finished(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     run("train", "--corpus", corpus, "--out", out, "--cell", "gru", *SMALL)
     return out
-
-
-def read_metrics(out):
-    """The lines of metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "items_per_second")} for line in lines]
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -205,53 +196,38 @@ def test_tensorboard_and_plain_adam_without_clipping(corpus, tmp_path):
 
 
 class Job:
-    """A training run in a process of its own, with a compilation cache that all jobs of a test share."""
+    """A training run in a process of its own."""
 
-    def __init__(self, corpus, out, cache, *options):
-        environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+    def __init__(self, corpus, out, *options):
         command = [sys.executable, "-m", "experiments.char_lm", "train", "--out", str(out)]
         command += options or ["--corpus", str(corpus), *SMALL, "--checkpoint-every", "2"]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | COMPILES_FAST, **streams)
 
-    def wait_for_run(self, out):
-        while not (out / "config.json").exists():
+    def wait_for_step(self, out, step):
+        """Until a checkpoint of that step or a later one has been begun."""
+        while not any(int(path.name.partition(".")[0]) >= step for path in out.glob("checkpoints/*")):
             assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.005)
+            time.sleep(0.001)
 
     def finish(self):
         output, _ = self.process.communicate(timeout=300)
         assert self.process.returncode == 0, output
 
 
-@pytest.fixture(scope="module")
-def never_killed(corpus, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    Job(corpus, folder / "first", folder / "cache").finish()  # fills the cache
-    job = Job(corpus, folder / "reference", folder / "cache")
-    job.wait_for_run(folder / "reference")
-    started = time.monotonic()
-    job.finish()
-    return folder, time.monotonic() - started
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_at_any_moment(seed, corpus, never_killed):
+def test_killed_at_any_moment(corpus, tmp_path):
     """SIGKILL at a random moment, often during a save (every other step saves), then resume."""
-    folder, seconds = never_killed
-    out = folder / f"run_{seed}"
-    job = Job(corpus, out, folder / "cache")
-    job.wait_for_run(out)
-    time.sleep(random.Random(seed).uniform(0, seconds))
+    reference, out = tmp_path / "reference", tmp_path / "run"
+    Job(corpus, reference).finish()
+    job = Job(corpus, out)
+    job.wait_for_step(out, 34)
+    time.sleep(random.uniform(0, 0.1))
     job.process.kill()
     job.process.communicate()
-    Job(corpus, out, folder / "cache", "--resume").finish()
-    assert_same_run(out, folder / "reference")
+    assert job.process.returncode == -signal.SIGKILL  # it had not come to its end
+    Job(corpus, out, "--resume").finish()
+    assert_same_run(out, reference)
 
 
 class TestBadInput:
@@ -259,19 +235,10 @@ class TestBadInput:
     def _as_users_run(self, as_users_run):
         pass
 
-    def fails(self, capsys, *arguments):
-        """Exit code 2, a message and no traceback."""
-        with pytest.raises(SystemExit) as stopped:
-            run(*arguments)
-        assert stopped.value.code == 2
-        error = capsys.readouterr().err
-        assert "Traceback" not in error
-        return error
-
     def train_fails(self, capsys, tmp_path, *arguments):
-        """... and nothing written."""
+        """The message of a training that is refused, with nothing written."""
         before = sorted(tmp_path.rglob("*"))
-        error = self.fails(capsys, "train", "--out", tmp_path / "new", *arguments)
+        error = refusal(capsys, run, "train", "--out", tmp_path / "new", *arguments)
         assert sorted(tmp_path.rglob("*")) == before
         return error
 
@@ -316,52 +283,53 @@ class TestBadInput:
 
     def test_unknown_cell_and_command(self, tmp_path, capsys):
         assert "mamba" in self.train_fails(capsys, tmp_path, "--cell", "mamba")
-        error = self.fails(capsys, "translate")
+        error = refusal(capsys, run, "translate")
         assert "unknown command 'translate'; known: train, sample, evaluate" in error
 
     def test_a_run_is_never_overwritten(self, finished, corpus, capsys):
         before = read_metrics(finished)
-        error = self.fails(capsys, "train", "--corpus", corpus, "--out", finished)
+        error = refusal(capsys, run, "train", "--corpus", corpus, "--out", finished)
         assert "already holds a run; give --resume to continue a run, or another --out" in error
-        error = self.fails(capsys, "train", "--corpus", corpus, "--out", finished.parent)
+        error = refusal(capsys, run, "train", "--corpus", corpus, "--out", finished.parent)
         assert "is not empty" in error
         assert read_metrics(finished) == before
 
     def test_resume_with_other_settings(self, finished, capsys):
-        error = self.fails(capsys, "train", "--out", finished, "--resume", "--hidden-size", "9")
+        error = refusal(capsys, run, "train", "--out", finished, "--resume", "--hidden-size", "9")
         assert "hidden_size is 8 in the run in" in error
         assert "got 9" in error
-        assert "--resume needs --out DIR" in self.fails(capsys, "train", "--resume")
+        assert "--resume needs --out DIR" in refusal(capsys, run, "train", "--resume")
 
     def test_prompt(self, finished, capsys):
-        error = self.fails(capsys, "sample", "--run", finished, "--prompt", "naïve 日本")
+        error = refusal(capsys, run, "sample", "--run", finished, "--prompt", "naïve 日本")
         assert "3 character(s) outside the vocabulary" in error
         assert "'ï日本'" in error
-        assert "the prompt is empty" in self.fails(capsys, "sample", "--run", finished, "--prompt", "")
-        error = self.fails(capsys, "sample", "--run", finished, "--temperature", "-1")
+        assert "the prompt is empty" in refusal(capsys, run, "sample", "--run", finished, "--prompt", "")
+        error = refusal(capsys, run, "sample", "--run", finished, "--temperature", "-1")
         assert "temperature must be 0 or more, got -1.0" in error
-        error = self.fails(capsys, "sample", "--run", finished, "--length", "0")
+        error = refusal(capsys, run, "sample", "--run", finished, "--length", "0")
         assert "length must be a positive integer, got 0" in error
 
     def test_text_to_evaluate(self, finished, tmp_path, capsys):
         path = tmp_path / "text"
-        error = self.fails(capsys, "evaluate", "--run", finished, "--text", path)
+        error = refusal(capsys, run, "evaluate", "--run", finished, "--text", path)
         assert "cannot be read: No such file" in error
         path.write_text("é")
-        assert "outside the vocabulary" in self.fails(capsys, "evaluate", "--run", finished, "--text", path)
+        arguments = ["evaluate", "--run", finished, "--text", path]
+        assert "outside the vocabulary" in refusal(capsys, run, *arguments)
         path.write_text("e")
-        assert "too short" in self.fails(capsys, "evaluate", "--run", finished, "--text", path)
+        assert "too short" in refusal(capsys, run, *arguments)
         assert not (finished / "evaluation.json").exists()
 
     def test_a_folder_that_is_no_run(self, tmp_path, capsys):
-        error = self.fails(capsys, "sample", "--run", tmp_path)
+        error = refusal(capsys, run, "sample", "--run", tmp_path)
         assert "holds no run: there is no config.json" in error
         (tmp_path / "config.json").write_text('{"experiment": "other"}')
-        assert "holds a run of another experiment: config.json has experiment" in self.fails(
-            capsys, "sample", "--run", tmp_path
+        assert "holds a run of another experiment: config.json has experiment" in refusal(
+            capsys, run, "sample", "--run", tmp_path
         )
         (tmp_path / "config.json").write_text('{"corp')
-        assert "config.json is damaged" in self.fails(capsys, "sample", "--run", tmp_path)
+        assert "config.json is damaged" in refusal(capsys, run, "sample", "--run", tmp_path)
 
     @pytest.mark.slow
     def test_damaged_or_foreign_checkpoints(self, finished, tmp_path, capsys):
@@ -369,17 +337,17 @@ class TestBadInput:
         shutil.copytree(finished, out)
         for path in out.glob("checkpoints/*/state/**/d/*"):
             path.write_bytes(path.read_bytes()[:100])
-        assert "is damaged" in self.fails(capsys, "sample", "--run", out)
-        assert "is damaged" in self.fails(capsys, "train", "--out", out, "--resume")
+        assert "is damaged" in refusal(capsys, run, "sample", "--run", out)
+        assert "is damaged" in refusal(capsys, run, "train", "--out", out, "--resume")
 
         shutil.rmtree(out / "checkpoints")
-        assert "holds no checkpoint yet" in self.fails(capsys, "sample", "--run", out)
+        assert "holds no checkpoint yet" in refusal(capsys, run, "sample", "--run", out)
         shutil.copytree(finished / "checkpoints", out / "checkpoints")
         config = json.loads((out / "config.json").read_text()) | {"learning_rate": 0.5}
         (out / "config.json").write_text(json.dumps(config))
-        error = self.fails(capsys, "sample", "--run", out)
+        error = refusal(capsys, run, "sample", "--run", out)
         assert "another configuration: learning_rate should be 0.5, got 0.004" in error
-        assert "another configuration" in self.fails(capsys, "train", "--out", out, "--resume")
+        assert "another configuration" in refusal(capsys, run, "train", "--out", out, "--resume")
 
     def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(
         self, corpus, tmp_path, capsys

@@ -10,21 +10,18 @@ import pytest
 from experiments.gradient_check import bench, mutations, plots, report, study
 from experiments.gradient_check.agreement import METHODS, agreement
 from experiments.gradient_check.precision import STEPS
-from experiments.harness import command_line
+from tests.commands import refusal, runner
+from tests.conftest import COMPILES_FAST
 
-
-def run(*arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command_line, "use_all_cores", lambda: None)
-        commands = {"study": (study.Config, study.study_command)}
-        command_line.main("", commands, [str(argument) for argument in arguments])
+run = runner({"study": (study.Config, study.study_command)})
 
 
 @pytest.mark.slow
 def test_a_study_of_one_cell(tmp_path, monkeypatch, capsys):
     # For time: mistakes in the cell, not in the masked step; processes that compile as fast as tests do.
     monkeypatch.setattr(study, "SUBJECTS", ["Elman"])
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    for name, value in COMPILES_FAST.items():
+        monkeypatch.setenv(name, value)
     out = tmp_path / "study"
     arguments = ("--quick", "--cells", "Elman tanh", "--out", out)
     run(*arguments)
@@ -133,17 +130,11 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch, capsys):
 )
 def test_bad_input(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        run(*arguments)
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
+    error = refusal(capsys, run, *arguments)
     assert re.search(message, error), error
     assert not list(tmp_path.iterdir())
 
 
 def test_a_study_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(SystemExit) as stopped:
-        run("--out", tmp_path)
-    assert stopped.value.code == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already holds a run" in refusal(capsys, run, "--out", tmp_path)

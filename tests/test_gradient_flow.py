@@ -10,18 +10,13 @@ import pytest
 
 from experiments.gradient_flow import clipping, cost, jacobians, networks, study, truncation
 from experiments.gradient_flow.settings import Config
-from experiments.harness import command_line
 from jaxrnn import LSTM, Elman
+from tests.commands import refusal, runner
 
 SMALL = Config(time=12, hidden_size=6, draws=2, steps=4)
 
 
-def run(*arguments):
-    """The command line, in this process, which already has its devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command_line, "use_all_cores", lambda: None)
-        commands = {"study": (Config, study.study_command)}
-        command_line.main("", commands, [str(argument) for argument in arguments])
+run = runner({"study": (Config, study.study_command)})
 
 
 @pytest.mark.slow
@@ -137,22 +132,14 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_bad_input(arguments, message, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run("--out", tmp_path / "new", *arguments)
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert "Traceback" not in error
+    assert message in refusal(capsys, run, "--out", tmp_path / "new", *arguments)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("as_users_run")
 def test_a_run_is_never_overwritten(tmp_path, capsys):
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(SystemExit) as stopped:
-        run("--out", tmp_path)
-    assert stopped.value.code == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "is not empty" in refusal(capsys, run, "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 

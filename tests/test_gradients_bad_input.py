@@ -11,7 +11,7 @@ import jaxrnn
 from jaxrnn.gradients import check, explicit_terms, flow, rtrl, truncated
 from tests.table import random_carry, random_params
 from tests.test_gradients_check import BY_VALUES, FORWARD, Own, small_problem
-from tests.test_recurrence import problem
+from tests.unrolling import problem
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
 

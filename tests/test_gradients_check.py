@@ -10,7 +10,7 @@ import pytest
 import jaxrnn
 from jaxrnn.gradients import GradientError, check, compare
 from tests.table import random_params
-from tests.test_recurrence import TIME, problem
+from tests.unrolling import TIME, problem
 
 BY_VALUES = ("complex_step", "finite_difference")  # of the function, without a rule of differentiation
 FORWARD = ("rtrl", "explicit_terms")

@@ -13,7 +13,7 @@ from jaxrnn.gradients import flow
 from tests.reference import sigmoid
 from tests.table import IN_FEATURES, random_carry, random_like, random_params, relative_error
 from tests.test_gradients_methods import UNOPTIMIZED, loss_weights, total
-from tests.test_recurrence import both_directions, problem
+from tests.unrolling import both_directions, problem
 
 LAGS = 4  # steps
 

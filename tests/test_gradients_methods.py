@@ -10,7 +10,7 @@ import pytest
 import jaxrnn
 from jaxrnn.gradients import explicit_terms, rtrl
 from tests.table import IN_FEATURES, Row, random_carry, random_like, random_params, relative_error
-from tests.test_recurrence import TIME, both_directions, every_cell, problem
+from tests.unrolling import TIME, both_directions, every_cell, problem
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-12}
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}  # compiles in half the time

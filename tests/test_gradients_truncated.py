@@ -9,7 +9,7 @@ import jaxrnn
 from jaxrnn.gradients import explicit_terms, truncated
 from tests.table import random_like, relative_error
 from tests.test_gradients_methods import UNOPTIMIZED, loss_weights, total
-from tests.test_recurrence import TIME, both_directions, problem
+from tests.unrolling import TIME, both_directions, problem
 
 CELL = jaxrnn.Elman(3)
 

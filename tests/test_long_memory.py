@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from experiments import long_memory
-from experiments.harness import command_line
 from experiments.harness import fit as fitting
 from experiments.harness.settings import check
 from experiments.long_memory import COMMANDS, PROBLEMS, Config, build_cell, build_task, train_command
 from jaxrnn.training.checkpoint import Checkpoints
+from tests.commands import refusal, runner
 
 SMALL = ["--length", "10", "--cells", "elman", "lstm-chrono", "--hidden-size", "4", "--batch-size", "8"]
 SMALL += ["--steps", "30", "--evaluate-every", "10"]
@@ -26,10 +26,9 @@ SMALL += ["--steps", "30", "--evaluate-every", "10"]
 def run(*arguments):
     """The command line, in this process, which already has its devices; less to measure."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command_line, "use_all_cores", lambda: None)
         patch.setattr(long_memory, "CURVE_SEQUENCES", 20)
         patch.setattr(long_memory, "TEST_SEQUENCES", 50)
-        command_line.main("", COMMANDS, [str(argument) for argument in arguments])
+        runner(COMMANDS)(*arguments)
 
 
 def draw(task, length, batch_size=500, seed=0):
@@ -324,15 +323,6 @@ class TestBadInput:
     def _as_users_run(self, as_users_run):
         pass
 
-    def fails(self, capsys, *arguments):
-        """Exit code 2, a message and no traceback."""
-        with pytest.raises(SystemExit) as stopped:
-            run(*arguments)
-        assert stopped.value.code == 2
-        error = capsys.readouterr().err
-        assert "Traceback" not in error
-        return error
-
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -354,7 +344,7 @@ class TestBadInput:
         ],
     )
     def test_settings(self, arguments, message, tmp_path, capsys):
-        assert message in self.fails(capsys, "--out", tmp_path / "new", *arguments)
+        assert message in refusal(capsys, run, "--out", tmp_path / "new", *arguments)
         assert not list(tmp_path.iterdir())
 
     def test_names_from_python(self):
@@ -366,14 +356,14 @@ class TestBadInput:
     @pytest.mark.slow
     def test_a_run_is_never_overwritten(self, finished, capsys):
         before = sorted(finished.rglob("*"))
-        assert "already holds a run" in self.fails(capsys, "--out", finished)
-        assert "is not empty" in self.fails(capsys, "--out", finished.parent)
+        assert "already holds a run" in refusal(capsys, run, "--out", finished)
+        assert "is not empty" in refusal(capsys, run, "--out", finished.parent)
         assert sorted(finished.rglob("*")) == before
 
     def test_resume_with_other_settings(self, finished, capsys):
-        error = self.fails(capsys, "--out", finished, "--resume", "--cells", "gru")
+        error = refusal(capsys, run, "--out", finished, "--resume", "--cells", "gru")
         assert "--resume: cells is ('elman', 'lstm-chrono') in the run in" in error
-        error = self.fails(capsys, "--out", finished, "--resume", "--length", "11")
+        error = refusal(capsys, run, "--out", finished, "--resume", "--length", "11")
         assert "length is 10 in the run in" in error
 
     def test_a_checkpoint_of_another_run(self, finished, tmp_path, capsys):
@@ -381,4 +371,4 @@ class TestBadInput:
         shutil.copytree(finished, out)
         config = json.loads((out / "config.json").read_text()) | {"learning_rate": 0.5}
         (out / "config.json").write_text(json.dumps(config))
-        assert "another configuration: learning_rate" in self.fails(capsys, "--out", out, "--resume")
+        assert "another configuration: learning_rate" in refusal(capsys, run, "--out", out, "--resume")

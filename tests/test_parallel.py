@@ -9,8 +9,7 @@ import pytest
 
 import jaxrnn
 from tests.table import CELLS, IN_FEATURES, random_carry, random_like, random_params, relative_error
-from tests.test_bptt import gradients
-from tests.test_recurrence import BATCH, TIME, TOLERANCE, both_directions, numpy_unroll, problem
+from tests.unrolling import BATCH, TIME, TOLERANCE, both_directions, gradients, numpy_unroll, problem
 
 AFFINE = [row for row in CELLS if row.name in ("min-gru", "min-lstm")]
 every_affine = pytest.mark.parametrize("affine", AFFINE, ids=lambda row: row.name)

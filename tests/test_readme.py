@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import COMPILES_FAST
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "experiments/README.md", ROOT / "benchmarks/README.md"]
@@ -22,7 +25,8 @@ def blocks(page):
 
 def run(page):
     command = [sys.executable, "-c", "".join(blocks(page))]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    options = {"cwd": ROOT, "env": os.environ | COMPILES_FAST, "timeout": 300}
+    run = subprocess.run(command, **options, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip().splitlines()
 

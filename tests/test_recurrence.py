@@ -13,140 +13,59 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxrnn
 from jaxrnn import recurrence
-from tests import reference
-from tests.table import (
-    CELLS,
-    IN_FEATURES,
-    Row,
-    random_carry,
-    random_like,
-    random_params,
-    relative_error,
+from tests.table import CELLS, IN_FEATURES, Row, random_like, random_params, relative_error
+from tests.unrolling import (
+    BATCH,
+    BATCH_SHAPE,
+    CHUNK,
+    GRADIENT_TOLERANCE,
+    TIME,
+    TOLERANCE,
+    WRAPPED,
+    both_backwards,
+    both_directions,
+    every_cell,
+    five_cells,
+    modes,
+    numpy_unroll,
+    problem,
+    unroll_with_grads,
+    with_grads,
 )
 
-TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
-GRADIENT_TOLERANCE = {"float32": 1e-4, "float64": 1e-12}
-TIME, BATCH = 7, 4
-CHUNK = 3  # does not divide the time
-# Float32 finds little that float64 does not: it takes fewer of the modes, and other batch dimensions.
-BATCH_SHAPE = {"float32": (2, 2), "float64": (BATCH,)}
-MODES = {
-    "float32": [{"backward": "autodiff"}, {"backward": "bptt", "remat": CHUNK}],
-    "float64": [
-        {"backward": backward, "remat": remat}
-        for backward in ("autodiff", "bptt")
-        for remat in (None, CHUNK)
+# Both directions and dtypes on the five cells; of the others those that find most.
+every_case = pytest.mark.parametrize(
+    ("row", "reverse", "dtype"),
+    [
+        pytest.param(row, reverse, dtype, id=f"{row.name}-{'reverse' if reverse else 'forward'}-{dtype}")
+        for row in CELLS
+        for dtype in ("float32", "float64")
+        for reverse in (False, True)
+        if row.name in WRAPPED or reverse or dtype == "float64"
     ],
-}
-
-# Tests of one row follow each other, so that they find what the one before has compiled.
-every_cell = pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name, scope="module")
-# For what wraps any step: gates, a carry that starts at 0.5, one that is not fed back, noise, layers.
-WRAPPED = ("lstm", "gru-before", "min-lstm", "zoneout", "stack")
-five_cells = pytest.mark.parametrize(
-    "row", [row for row in CELLS if row.name in WRAPPED], ids=lambda row: row.name, scope="module"
+    indirect=["dtype"],
 )
-both_backwards = pytest.mark.parametrize("backward", ["autodiff", "bptt"])
-both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
-def weighted(outputs):
-    """A loss in which every element has a weight of its own, that of padding too, so that a leak shows."""
-    leaves = jax.tree.leaves(outputs)
-    return sum(i * jnp.sum(jnp.sin(2 * leaf + i)) for i, leaf in enumerate(leaves, 1))
-
-
-def with_grads(run):
-    """The outputs of ``run``, and the gradients of ``weighted`` in all its arguments."""
-
-    def outputs_and_grads(*arguments):
-        def loss(*arguments):
-            outputs = run(*arguments)
-            return weighted(outputs), outputs
-
-        grads, outputs = jax.grad(loss, tuple(range(len(arguments))), has_aux=True)(*arguments)
-        return outputs, grads
-
-    return outputs_and_grads
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _unroll_with_grads(cell, options, params, xs, carry, lengths, resets):
-    run = functools.partial(jaxrnn.unroll, cell, lengths=lengths, resets=resets, **dict(options))
-    return with_grads(run)(params, xs, carry)
-
-
-def unroll_with_grads(
-    cell, params, xs, carry=None, lengths=None, resets=None, *, reverse=False, backward="autodiff",
-    remat=None, scan_unroll=1,
-):  # fmt: skip
-    """What ``unroll`` returns, and its gradients in params, xs and carry; equal calls compile once."""
-    options = {"reverse": reverse, "backward": backward, "remat": remat, "scan_unroll": scan_unroll}
-    return _unroll_with_grads(cell, tuple(options.items()), params, xs, carry, lengths, resets)
-
-
-def problem(cell, dtype, batch_shape=(BATCH,), seed=0):
-    """Random parameters, inputs and carry; lengths with a 0 and a full one; resets with first steps."""
-    random = np.random.default_rng(seed)
-    xs = jnp.asarray(random.standard_normal((TIME, *batch_shape, IN_FEATURES)), dtype)
-    lengths = random.integers(0, TIME + 1, batch_shape).astype(np.int32)
-    if lengths.size > 1:
-        lengths.flat[0], lengths.flat[-1] = 0, TIME
-    resets = random.random((TIME, *batch_shape)) < 0.3
-    return (
-        random_params(cell, dtype, seed=seed),
-        xs,
-        random_carry(cell, batch_shape, dtype, seed=seed + 1),
-        jnp.asarray(lengths),
-        jnp.asarray(resets),
-    )
-
-
-def numpy_unroll(row, params, xs, carry, lengths, resets, reverse):
-    """The reference over every sequence of a batch."""
-    params, xs, carry = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, xs, carry))
-    initial = jax.tree.map(np.asarray, row.cell.initial_carry())
-    batch_shape = xs.shape[1:-1]
-    ys = np.zeros((len(xs), *batch_shape, row.cell.out_features))
-    after = jax.tree.map(np.copy, carry)
-    for index in np.ndindex(batch_shape):
-        one, ys[(slice(None), *index)] = reference.unroll(
-            row.reference,
-            params,
-            xs[(slice(None), *index)],
-            jax.tree.map(lambda a, index=index: a[index], carry),
-            initial,
-            len(xs) if lengths is None else int(lengths[index]),
-            np.zeros(len(xs), bool) if resets is None else resets[(slice(None), *index)],
-            reverse,
-            row.cell.out_features,
-        )
-        for leaf, value in zip(jax.tree.leaves(after), jax.tree.leaves(one), strict=True):
-            leaf[index] = value
-    return after, ys
-
-
-@every_cell
-@both_directions
+@every_case
 def test_ragged_with_resets(row: Row, reverse, dtype):
     """In every mode the outputs of the NumPy loops, and the gradients of ``jax.grad`` through the scan."""
     arguments = problem(row.cell, dtype, BATCH_SHAPE[dtype])
     expected = numpy_unroll(row, *arguments, reverse)
     _, expected_grads = unroll_with_grads(row.cell, *arguments, reverse=reverse)
-    for mode in MODES[dtype]:
+    for mode in modes(row, reverse, dtype):
         outputs, grads = unroll_with_grads(row.cell, *arguments, reverse=reverse, **mode)
         assert relative_error(outputs, expected) < TOLERANCE[dtype]
         assert relative_error(grads, expected_grads) < GRADIENT_TOLERANCE[dtype]
 
 
-@every_cell
-@both_directions
+@every_case
 def test_padding_is_never_seen(row: Row, reverse, dtype):
     """NaN at padding reaches neither output nor gradient; padding outputs and gradients are exact zeros."""
     params, xs, carry, lengths, resets = problem(row.cell, dtype, BATCH_SHAPE[dtype])
     padding = np.moveaxis(np.asarray(lengths)[..., None] <= np.arange(TIME), -1, 0)
     xs_nan = jnp.where(padding[..., None], jnp.nan, xs)
-    for mode in MODES[dtype]:
+    for mode in modes(row, reverse, dtype):
         run = functools.partial(unroll_with_grads, row.cell, reverse=reverse, **mode)
         (after, ys), grads = run(params, xs, carry, lengths, resets)
         assert relative_error(run(params, xs_nan, carry, lengths, resets), ((after, ys), grads)) == 0
@@ -158,19 +77,19 @@ def test_padding_is_never_seen(row: Row, reverse, dtype):
 
 
 @every_cell
-@both_directions
-def test_plain(row: Row, reverse, float64):
+def test_plain(row: Row, float64):
     """Neither lengths nor resets nor carry: other code runs than with masks that are all True."""
     params, xs, *_ = problem(row.cell, float64)
-    expected = numpy_unroll(row, params, xs, row.cell.initial_carry((BATCH,)), None, None, reverse)
-    outputs, expected_grads = unroll_with_grads(row.cell, params, xs, reverse=reverse)
-    assert relative_error(outputs, expected) < TOLERANCE[float64]
-    outputs, grads = unroll_with_grads(
-        row.cell, params, xs, reverse=reverse, backward="bptt", remat=CHUNK if reverse else None
-    )
-    assert relative_error(outputs, expected) < TOLERANCE[float64]
-    assert relative_error(grads, expected_grads) < GRADIENT_TOLERANCE[float64]
-    assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grads))
+    for reverse in (False, True) if row.name in WRAPPED else (False,):
+        expected = numpy_unroll(row, params, xs, row.cell.initial_carry((BATCH,)), None, None, reverse)
+        outputs, expected_grads = unroll_with_grads(row.cell, params, xs, reverse=reverse)
+        assert relative_error(outputs, expected) < TOLERANCE[float64]
+        outputs, grads = unroll_with_grads(
+            row.cell, params, xs, reverse=reverse, backward="bptt", remat=CHUNK if reverse else None
+        )
+        assert relative_error(outputs, expected) < TOLERANCE[float64]
+        assert relative_error(grads, expected_grads) < GRADIENT_TOLERANCE[float64]
+        assert all(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(grads))
 
 
 @every_cell

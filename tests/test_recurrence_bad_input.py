@@ -6,7 +6,7 @@ import pytest
 
 import jaxrnn
 from tests.table import random_params
-from tests.test_recurrence import problem
+from tests.unrolling import problem
 
 
 @pytest.mark.usefixtures("as_users_run")

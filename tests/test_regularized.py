@@ -13,8 +13,7 @@ import jaxrnn
 from jaxrnn.cells.regularized import VariationalNoise, ZoneoutNoise
 from tests import reference
 from tests.table import random_params, relative_error
-from tests.test_bptt import assert_agree
-from tests.test_recurrence import BATCH, TIME, TOLERANCE, both_directions, problem
+from tests.unrolling import BATCH, TIME, TOLERANCE, assert_agree, both_directions, problem
 
 LSTM, GRU, STEP = jaxrnn.LSTM(5), jaxrnn.GRU(5), jaxrnn.Elman(3)
 

@@ -12,10 +12,11 @@ import pytest
 from experiments import long_memory
 from experiments.char_lm import __main__ as char_lm
 from experiments.gradient_check import study as gradient_check
-from experiments.harness import command_line, lock, run
+from experiments.harness import lock, run
 from experiments.harness.signals import stop_on_signal
 from experiments.translation import __main__ as translation
 from experiments.translation import ablation
+from tests.commands import refusal, runner
 
 ROOT = Path(__file__).parent.parent
 CONFIG = {"steps": 3, "text" + run.DIGEST: "a"}
@@ -125,10 +126,7 @@ def taken(tmp_path):
 def test_a_second_process_is_told_of_the_first(name, taken, capsys):
     before = {path: path.read_bytes() for path in taken.iterdir()}
     arguments = ["--out", str(taken), "--resume"]
-    with pytest.raises(SystemExit) as stopped:
-        command_line.main("", {"train": COMMANDS[name]}, arguments, split_cores=False)
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == (
+    assert refusal(capsys, runner({"train": COMMANDS[name]}), *arguments) == (
         f"error: a run in {taken} is being written by process 4711 on elsewhere\n"
     )
     assert {path: path.read_bytes() for path in taken.iterdir()} == before
@@ -137,10 +135,8 @@ def test_a_second_process_is_told_of_the_first(name, taken, capsys):
 @pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"gradient_check"}))  # which has no checkpoints
 def test_where_no_checkpoint_could_be_written(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        command_line.main("", {"train": COMMANDS[name]}, ["--out", "a\\b"], split_cores=False)
-    assert stopped.value.code == 2
-    assert "where Orbax cannot write checkpoints" in capsys.readouterr().err
+    train = runner({"train": COMMANDS[name]})
+    assert "where Orbax cannot write checkpoints" in refusal(capsys, train, "--out", "a\\b")
     assert not list(tmp_path.iterdir())
 
 

@@ -145,12 +145,14 @@ def test_a_padded_batch_costs_what_its_sentences_cost(model, float64):
         mask = jnp.arange(len(target))[:, None] < target_lengths
         return cross_entropy(logits, target, mask, label_smoothing=0.3)[0]
 
-    whole = nats(params, source, fed, target, SOURCE_LENGTHS, TARGET_LENGTHS)
+    lanes = (1, 2)  # the others cost nothing; a shape takes long to compile
+    target_lengths = np.where(np.isin(np.arange(BATCH), lanes), TARGET_LENGTHS, 0)
+    whole = nats(params, source, fed, target, SOURCE_LENGTHS, target_lengths)
     # Whatever stands at padding: other words there change nothing.
     spoilt = np.where(np.arange(SOURCE)[:, None] < SOURCE_LENGTHS, source, 0)
-    again = nats(params, spoilt, fed, target, SOURCE_LENGTHS, TARGET_LENGTHS)
+    again = nats(params, spoilt, fed, target, SOURCE_LENGTHS, target_lengths)
     singles = []
-    for lane in range(BATCH):
+    for lane in lanes:
         s, t = SOURCE_LENGTHS[lane], TARGET_LENGTHS[lane]
         cut = (source[:s, lane : lane + 1], fed[:t, lane : lane + 1], target[:t, lane : lane + 1])
         singles.append(nats(params, *cut, np.array([s]), np.array([t])))

@@ -29,12 +29,13 @@ TIME, BATCH = 4, 3
 LENGTHS = jnp.array([4, 0, 2])
 # Cells in whose equations ranks or dtypes meet in all the ways there are.
 MIXED = {"layer-norm", "gru-before", "min-lstm", "stack", "zoneout"}
+NAMES = ("sample", "beam", "score")  # of decoders
 every_switch = pytest.mark.parametrize("switch", SWITCHES)
 
 
-def under(switch, function, *arguments):
+def under(switch, function, *arguments, expected=None):
     """What a function returns with a switch on, once it has been seen to return the same with none."""
-    expected = function(*arguments)
+    expected = function(*arguments) if expected is None else expected
     if switch in ("transfer_guard", "tracer_leaks"):
         jax.clear_caches()  # these watch the first call, when it is traced; the others trace anew
     with SWITCHES[switch]():
@@ -75,10 +76,9 @@ def test_unroll(switch):
         )
 
 
-@every_switch
-@pytest.mark.slow
-def test_models(switch):
-    """A loss of each; their derivatives are those of unroll."""
+@pytest.fixture(scope="module")
+def losses():
+    """A function of a loss of each model, its arguments, and what it returns with no switch on."""
     tokens = jax.random.randint(jax.random.key(1), (TIME, BATCH), 0, 6)
     mask, key = jnp.arange(TIME)[:, None] < LENGTHS, jax.random.key(2)
     language, params = language_model()
@@ -87,15 +87,31 @@ def test_models(switch):
     def losses(params, pair_params, *arguments):
         return language_loss(language, params, *arguments), translation_loss(pair, pair_params, *arguments)
 
-    under(switch, jax.jit(losses), params, pair_params, tokens, mask, LENGTHS, key)
+    given = (params, pair_params, tokens, mask, LENGTHS, key)
+    return losses, given, jax.jit(losses)(*given)
 
 
 @every_switch
-@pytest.mark.parametrize("name", ["sample", "beam", "score"])
 @pytest.mark.slow
-def test_decoders(name, switch):
+def test_models(losses, switch):
+    """Their derivatives are those of unroll."""
+    function, arguments, expected = losses
+    under(switch, jax.jit(lambda *given: function(*given)), *arguments, expected=expected)
+
+
+@pytest.fixture(scope="module")
+def decoded():
+    """The decoders, their arguments, and what they return with no switch on."""
     step, *arguments = decoding_problem()
-    under(switch, decoders(step)[name], *arguments)
+    return decoders(step), arguments, {name: decoders(step)[name](*arguments) for name in NAMES}
+
+
+@every_switch
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
+def test_decoders(decoded, name, switch):
+    runs, arguments, expected = decoded
+    under(switch, runs[name], *arguments, expected=expected[name])
 
 
 @pytest.mark.parametrize("switch", ["dtype_promotion"])

@@ -15,8 +15,8 @@ from experiments.translation import batches
 from experiments.translation.commands import Models, load_models
 from experiments.translation.training import load_run
 from experiments.translation.translating import described, evaluate, measure, score, translate
+from tests.commands import read_metrics, refusal
 from tests.digits import DIGITS, ZIFFERN, give, pairs_of_digits, run, trained, written
-from tests.test_char_lm import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -276,11 +276,8 @@ def test_other_vocabularies_are_refused(finished, tmp_path, capsys):
     shutil.copytree(finished, out)
     shutil.copy(out / "source_vocabulary.json", out / "target_vocabulary.json")
     for arguments in (["train", "--out", out, "--resume"], ["translate", "--run", out]):
-        with pytest.raises(SystemExit) as stopped:
-            run(*arguments)
-        assert stopped.value.code == 2
         message = f"error: the vocabularies in {out} are not those that its model was trained with\n"
-        assert capsys.readouterr().err == message
+        assert refusal(capsys, run, *arguments) == message
 
 
 @pytest.mark.slow
@@ -319,9 +316,6 @@ def test_bad_text(finished, backward, tmp_path, monkeypatch, capsys):
             "cannot be read",
         ),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            run(*arguments)
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+        assert message in refusal(capsys, run, *arguments)
     assert sorted(path.name for path in finished.iterdir()) == before
     assert not path["none"].exists()

@@ -8,19 +8,17 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.harness import command_line
 from experiments.translation import ablation
 from experiments.translation.ablation import COMMANDS, LENGTHS, ROAD, spread
 from experiments.translation.model import build_model
 from experiments.translation.training import Train, check_settings
-from tests.test_translation import pairs_of_digits
+from tests.commands import refusal, runner
+from tests.digits import pairs_of_digits
 
 SMALL = ["--steps", "40", "--pairs", "200", "--hidden-size", "16", "--embedding-size", "8", "--seeds", "3"]
 
 
-def run(*arguments):
-    """The command line, in this process, which already has its devices."""
-    command_line.main("", COMMANDS, [str(argument) for argument in arguments], split_cores=False)
+run = runner(COMMANDS)
 
 
 @pytest.fixture
@@ -119,8 +117,5 @@ def test_bad_settings(files, tmp_path, capsys):
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--data", "none"], "data 'none' is none of numbers"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            run("--data", files, "--out", tmp_path / "study", *options)
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+        assert message in refusal(capsys, run, "--data", files, "--out", tmp_path / "study", *options)
         assert not (tmp_path / "study").exists()

@@ -11,8 +11,8 @@ import pytest
 
 import jaxrnn
 from tests.table import relative_error
-from tests.test_recurrence import BATCH, problem
 from tests.test_regularized import draw
+from tests.unrolling import BATCH, problem
 
 LSTM, GRU, STEP = jaxrnn.LSTM(5), jaxrnn.GRU(5), jaxrnn.Elman(3)
 
