@@ -73,6 +73,7 @@ def test_no_score_is_too_high():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_gradients_against_finite_differences(kind, float64):
     attention, features = KINDS[kind]
     shape = jax.eval_shape(lambda key: attention.init(key, QUERY, features, float64), jax.random.key(0))

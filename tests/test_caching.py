@@ -160,7 +160,7 @@ DECODERS = {
 
 
 @pytest.mark.parametrize("kind", sorted(steps()))
-@pytest.mark.parametrize("outer", ["eager", "jit"])
+@pytest.mark.parametrize("outer", ["eager", pytest.param("jit", marks=pytest.mark.slow)])
 def test_greedy_answers_with_the_weights_of_now(kind, outer):
     decode = DECODERS["greedy"]
     step, change = steps()[kind]
@@ -173,6 +173,7 @@ def test_greedy_answers_with_the_weights_of_now(kind, outer):
 
 
 @pytest.mark.parametrize("name", sorted(DECODERS))
+@pytest.mark.slow
 def test_every_decoder_answers_with_the_weights_of_now(name):
     step, change = closure()
     for number, expected in enumerate(TABLES):

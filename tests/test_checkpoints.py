@@ -290,6 +290,7 @@ def test_a_damaged_loss_is_damage(tmp_path, text):
         Checkpoints(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_damage(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(small(1), {"a": 1})
@@ -339,6 +340,7 @@ def test_errors_name_what_is_wrong(tmp_path):
             checkpoints.restore(1, like=at()._replace(params=params))
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_damage(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at(1), {})

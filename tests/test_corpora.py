@@ -62,7 +62,7 @@ def server():
     server = Server()
     yield server
     server.stop()
-    gc.collect()  # those sockets, before they warn in another test
+    gc.collect(1)  # those sockets, before they warn in another test
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,7 @@ def problem(encoder, dtype):
     return params, carry, np.where(PADDING, -7, TOKENS), table[TOKENS]
 
 
-@pytest.mark.parametrize("backward", ["autodiff", "bptt"])
+@pytest.mark.parametrize("backward", [pytest.param("autodiff", marks=pytest.mark.slow), "bptt"])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_equals_numpy(name, backward, dtype):
     encoder = dataclasses.replace(ENCODERS[name], backward=backward)
@@ -77,7 +77,7 @@ def test_step_by_step(name, float64):
 
 
 @pytest.mark.parametrize("variational", [False, True])
-@pytest.mark.parametrize("direction", ["reversed", "bidirectional"])
+@pytest.mark.parametrize("direction", [pytest.param("reversed", marks=pytest.mark.slow), "bidirectional"])
 def test_dropout_and_noise(direction, variational, float64):
     """Against layer after layer by hand: a key for dropout and one for each direction's noise."""
     cells = [Zoneout(GRU(4)), VariationalDropout(LSTM(2))]

@@ -1,5 +1,6 @@
 """The gradient study as users run it: its files, its verdict, resumed, and given nonsense."""
 
+import dataclasses
 import json
 import math
 import re
@@ -7,7 +8,9 @@ import re
 import jax
 import pytest
 
-from experiments.gradient_check import bench, mutations, plots, report, study
+import jaxrnn
+from experiments.gradient_check import agreement as agreements
+from experiments.gradient_check import mutations, plots, report, study
 from experiments.gradient_check.agreement import METHODS, agreement
 from experiments.gradient_check.precision import STEPS
 from tests.commands import refusal, runner
@@ -43,25 +46,29 @@ def test_a_study_of_one_cell(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_agreement_under_every_option(float64, as_users_run):
-    """Of a cell with noise; a wrong derivative shows under each of them."""
-    found = agreement("variational-dropout", 0, quick=False)
-    names = "plain, ragged, resets, saturated, remat, reverse, without noise, stacked, bidirectional"
-    assert list(found["options"]) == names.split(", ")
-    assert all(option["agrees"] for option in found["options"].values())
-    assert found["jvp_vjp"] < 1e-12
-    assert found["second_order"] < 1e-12
+def test_a_cell_with_noise_agrees(float64, as_users_run):
+    found = agreement("variational-dropout", 0, quick=True)
+    assert [option["agrees"] for option in found["options"].values()] == [True, True]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong(jaxrnn.MGU):
+    """A tenth too much gradient reaches the step before."""
+
+    def step_bwd(self, params, carry_before, residuals, d_carry, d_y):
+        d_before, delta = super().step_bwd(params, carry_before, residuals, d_carry, d_y)
+        return jax.tree.map(lambda d: 1.1 * d, d_before), delta
 
 
 @pytest.mark.slow
-def test_a_wrong_derivative_shows_under_every_option(float64, as_users_run):
-    mistake = next(m for m in mutations.seed("MGU") if m.target.name == "MGU.step_bwd")
-    jax.clear_caches()
-    with bench.planted(mistake):
-        found = agreement("mgu", 0, quick=False)
-    jax.clear_caches()
+def test_a_wrong_derivative_shows_under_every_option(float64, as_users_run, monkeypatch):
+    monkeypatch.setattr(agreements, "study_cell", lambda name: Wrong(3))
+    found = agreement("mgu", 0, quick=False)
+    names = "plain, ragged, resets, saturated, remat, reverse, stacked, bidirectional"
+    assert list(found["options"]) == names.split(", ")
     assert not any(option["agrees"] for option in found["options"].values())
     assert found["second_order"] > 1e-3
+    assert found["jvp_vjp"] > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_exponents_are_those_of_the_largest_sizes():
     }
 
 
+@pytest.mark.slow
 def test_all_methods_compute_the_same_gradient():
     def gradient(name):
         program = benchmark.build(benchmark.Config(), "steps", name, 5, 3)

@@ -44,6 +44,7 @@ class TestWhatIsRight:
         assert leaves == [*params_and_carry, "ys", "last_carry.h", "last_carry.c"]
 
     @pytest.mark.parametrize(("batch_shape", "lengths"), [((), 2), ((2,), [3, 2])])
+    @pytest.mark.slow
     def test_lengths_as_numbers_and_lists(self, batch_shape, lengths, float64):
         params, xs = small_problem(jaxrnn.Elman(2))
         xs = xs[:, 0] if batch_shape == () else xs

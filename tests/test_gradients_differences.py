@@ -104,6 +104,7 @@ def test_the_error_of_a_finite_difference_is_v_shaped(float64):
 
 @both_methods
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.slow
 def test_narrow_floats(method, dtype):
     """Without float64; the imaginary step is not lost in float16, whose smallest number is 6e-8."""
     x = jnp.asarray([0.25, -0.75, 1.0], dtype)

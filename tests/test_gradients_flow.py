@@ -48,6 +48,7 @@ def derivatives(cell, params, state, xs, d_ys, d_carry):
     ],
     ids=["lstm", "elman", "gru"],
 )
+@pytest.mark.slow
 def test_spectra_and_norms(cell, float64):
     """Of each sequence and lag k, by differentiating the last k steps anew."""
     params, xs, carry = short_problem(cell)

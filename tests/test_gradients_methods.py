@@ -213,6 +213,7 @@ def terms_by_copies(cell, params, xs, carry, weights, lengths, resets, reverse):
 @pytest.mark.parametrize(
     "cell", [jaxrnn.Elman(3), pytest.param(jaxrnn.LSTM(3), marks=pytest.mark.slow)], ids=["elman", "lstm"]
 )
+@pytest.mark.slow
 def test_every_term_is_the_gradient_of_that_steps_own_parameters(cell, reverse, float64):
     params, xs, carry, _, resets = problem(cell, float64, batch_shape=(3,))
     xs, resets, lengths = xs[:5], np.asarray(resets[:5]).copy(), np.array([5, 3, 0])

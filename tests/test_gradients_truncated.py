@@ -52,6 +52,7 @@ def by_stopping(cell, params, xs, carry, weights, lengths, resets, steps, revers
 
 @both_directions
 @pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_equals_stopping_the_gradient(steps, reverse, float64):
     """Losses at every step, ragged lengths: padding does not count as a step."""
     params, xs, carry, _, resets = problem(CELL, float64, batch_shape=(3,))
@@ -89,6 +90,7 @@ def test_without_truncation_it_is_the_gradient(float64):
     assert float(actual.norm_ratio) == pytest.approx(1, abs=1e-13)
 
 
+@pytest.mark.slow
 def test_angle_and_ratio(float64):
     """Against the arc cosine, for a truncation that matters."""
     params, xs, carry, _, _ = problem(CELL, float64)

@@ -71,6 +71,7 @@ def test_a_reset_forgets_what_came_before():
 
 
 @pytest.mark.parametrize("options", [{}, {"embedding_size": 7}], ids=["one-hot", "embedding"])
+@pytest.mark.slow
 def test_step_takes_distributions(options):
     """A distribution that is sure of a token is that token; mixtures are mixed."""
     model, params = made(**options)

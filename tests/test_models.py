@@ -39,6 +39,7 @@ def decoded(**options):
 @pytest.mark.parametrize(
     ("made", "total"), [(language_logits, 12.14410684032204), (translated_logits, 14.642869982460557)]
 )
+@pytest.mark.slow
 def test_the_draws_of_a_key_stay(made, total, float64):
     """Initial parameters and dropout: the figures of published runs rest on them."""
     params, logits = made(key=jax.random.key(2), dropout=0.5)

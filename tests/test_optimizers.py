@@ -235,6 +235,7 @@ def test_replicated_leaves_that_are_one_array_train_apart():
         "strict",
     ],
 )
+@pytest.mark.slow
 def test_transformations_that_take_other_arguments_train(optimizer):
     state = init_state(initial(), optimizer, jnp.zeros((4, 2)), jax.random.key(0))
     step = truncated_step(loss, optimizer)

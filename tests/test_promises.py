@@ -339,6 +339,7 @@ class TestExtremesOfSampling:
     @pytest.mark.parametrize("temperature", VALUES)
     @pytest.mark.parametrize("top_k", [None, 1, 4, 5])
     @pytest.mark.parametrize("top_p", [None, 1e-300, 0.5, 0.9999999999])
+    @pytest.mark.slow
     def test_what_is_impossible_is_never_drawn(self, temperature, top_k, top_p):
         step = lambda state, tokens: (state, jnp.tile(self.LOGITS, (200, 1)))  # noqa: E731
         options = {"top_k": top_k, "top_p": top_p, "temperature": temperature}

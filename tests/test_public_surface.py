@@ -33,6 +33,7 @@ class TestNames:
         assert [name for name in dir(jaxrnn) if not hasattr(jaxrnn, name)] == []
         assert set(jaxrnn.__all__) == {*NAMES, *SUBMODULES}
 
+    @pytest.mark.slow
     def test_submodules_come_when_asked_for(self):
         """In a process of its own: here, other tests have imported everything."""
         program = f"""if True:

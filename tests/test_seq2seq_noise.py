@@ -106,6 +106,7 @@ def test_draws_that_are_fed_are_dropped_like_words(float64):
     assert 0 < float(jnp.mean(logits[0] == 0)) < 1
 
 
+@pytest.mark.slow
 def test_scheduled_sampling(dtype):
     """At rate 0 teacher forcing; at rate 1 the decoder is fed what it drew, from the second step on."""
     model = MODELS["additive"]

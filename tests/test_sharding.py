@@ -103,15 +103,15 @@ def test_parallel_unroll(kind, reverse):
         assert is_spread(actual[1], 1)
 
 
-def language_model():
-    cells = [jaxrnn.LSTM(4), jaxrnn.VariationalDropout(jaxrnn.LSTM(4))]
-    model = LanguageModel(VOCABULARY, cells, embedding_size=4, tied=True, dropout=0.3, backward="bptt")
+def language_model(size=4):
+    cells = [jaxrnn.LSTM(size), jaxrnn.VariationalDropout(jaxrnn.LSTM(size))]
+    model = LanguageModel(VOCABULARY, cells, embedding_size=size, tied=True, dropout=0.3, backward="bptt")
     return model, model.init(jax.random.key(0))
 
 
-def translator():
+def translator(size=4):
     model = Seq2Seq(
-        VOCABULARY, VOCABULARY, [jaxrnn.GRU(4)], embedding_size=4, attention=Additive(3), dropout=0.3
+        VOCABULARY, VOCABULARY, [jaxrnn.GRU(size)], embedding_size=4, attention=Additive(3), dropout=0.3
     )
     return model, model.init(jax.random.key(0))
 
@@ -162,8 +162,8 @@ def decoders(step, context=None):
     }
 
 
-def decoding_problem():
-    model, params = language_model()
+def decoding_problem(size=4):
+    model, params = language_model(size)
     carry = random_carry(jaxrnn.Stack([*model.cells]), (BATCH,), "float32")
     keys = jax.random.split(jax.random.key(3), BATCH)
     tokens = jax.random.randint(jax.random.key(4), (BATCH, 3), 0, 4)

@@ -161,9 +161,9 @@ def on_one_device(dtype):
     "switch",
     [
         lambda: jax.transfer_guard("disallow"),
-        lambda: jax.numpy_rank_promotion("raise"),
+        pytest.param(lambda: jax.numpy_rank_promotion("raise"), marks=pytest.mark.slow),
         lambda: jax.numpy_dtype_promotion("strict"),
-        lambda: jax.debug_nans(True),
+        pytest.param(lambda: jax.debug_nans(True), marks=pytest.mark.slow),
         pytest.param(lambda: jax.check_tracer_leaks(True), marks=pytest.mark.slow),
         pytest.param(lambda: jax.disable_jit(True), marks=pytest.mark.slow),
     ],

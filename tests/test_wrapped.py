@@ -59,6 +59,7 @@ every_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 
 class TestAnyCellInside:
     @every_wrapper
+    @pytest.mark.slow
     def test_a_cell_that_has_only_its_step(self, wrap):
         params, xs, carry, lengths, _ = problem(STEP, "float32")
         noise = draw(wrap(STEP))
