@@ -10,7 +10,7 @@ import pytest
 import jaxrnn
 from jaxrnn.gradients import explicit_terms, rtrl
 from tests.table import IN_FEATURES, Row, random_carry, random_like, random_params, relative_error
-from tests.unrolling import TIME, both_directions, every_cell, problem
+from tests.unrolling import TIME, both_directions, five_cells, problem
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-12}
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}  # compiles in half the time
@@ -53,7 +53,7 @@ def assert_all_agree(cell, params, xs, carry, dtype, **options):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(expected))
 
 
-@every_cell
+@five_cells
 def test_padding_resets_reverse(row: Row, float64):
     """Lengths 0 and full, resets, biases and a first carry that are not zero."""
     params, xs, carry, lengths, resets = problem(row.cell, float64)

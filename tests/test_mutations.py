@@ -138,7 +138,7 @@ SHORT, LONG = {"Elman", "IRNN", "MGU"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "S
     [
         ("Elman", 45),
         *(
-            pytest.param(name, 9 if name in SHORT else 72 if name in LONG else 24, marks=pytest.mark.slow)
+            pytest.param(name, 12 if name in SHORT else 96 if name in LONG else 32, marks=pytest.mark.slow)
             for name in mutations.SUBJECTS
         ),
     ],
