@@ -178,6 +178,24 @@ def last_state(out, *, raw_key=True):
     return state._replace(key=jax.random.key_data(state.key)) if raw_key else state
 
 
+def test_what_is_logged_after_the_last_checkpoint_is_logged_once(finished, corpus, tmp_path):
+    """Killed between the lines of an evaluation and its checkpoint: what was not saved is done again."""
+    out, save = tmp_path / "run", Checkpoints.save
+
+    def killed(checkpoints, state, *rest):
+        if int(state.step) == 40:
+            raise KeyboardInterrupt
+        save(checkpoints, state, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(SystemExit):
+            run("train", "--corpus", corpus, "--out", out, "--cell", "gru", *SMALL)
+    assert [line["step"] for line in read_metrics(out)] == [20, 20, 40, 40]
+    run("train", "--out", out, "--resume")
+    assert_same_run(out, finished)
+
+
 def test_resuming_a_finished_run_trains_no_further(finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished, out)
