@@ -5,6 +5,7 @@ from jaxrnn.models.encoder import Encoder, EncoderParams
 from jaxrnn.models.language_model import LanguageModel, LanguageModelParams
 from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq, Seq2SeqParams
+from jaxrnn.models.sequence import SequenceModel, SequenceModelParams
 
 __all__ = [
     "Decoder",
@@ -15,5 +16,7 @@ __all__ = [
     "LanguageModelParams",
     "Seq2Seq",
     "Seq2SeqParams",
+    "SequenceModel",
+    "SequenceModelParams",
     "cross_entropy",
 ]
