@@ -240,7 +240,7 @@ def test_killed_at_any_moment(corpus, tmp_path):
     Job(corpus, reference).finish()
     job = Job(corpus, out)
     job.wait_for_step(out, 34)
-    time.sleep(random.uniform(0, 0.1))
+    time.sleep(random.Random(0).uniform(0, 0.1))
     job.process.kill()
     job.process.communicate()
     assert job.process.returncode == -signal.SIGKILL  # it had not come to its end

@@ -51,7 +51,7 @@ def by_stopping(cell, params, xs, carry, weights, lengths, resets, steps, revers
 
 
 @both_directions
-@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.slow
 def test_equals_stopping_the_gradient(steps, reverse, float64):
     """Losses at every step, ragged lengths: padding does not count as a step."""

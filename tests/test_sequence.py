@@ -135,10 +135,12 @@ def test_variational_dropout_drops_the_same_outputs_at_every_step():
     np.testing.assert_allclose(logits, jnp.broadcast_to(logits[0], logits.shape), rtol=1e-6)
 
 
-def test_no_batch_and_two_batch_dimensions():
+@pytest.mark.usefixtures("as_users_run")
+def test_any_batch_dimensions_and_lengths_in_a_list():
     model = SequenceModel(ENCODERS["bidirectional"], CLASSES)
     params, xs = params_of(model), drawn(model.encoder)
     expected = model.apply(params, xs, lengths=LENGTHS)
+    assert relative_error(model.apply(params, xs, lengths=LENGTHS.tolist()), expected) == 0
     alone = model.apply(params, xs[:, 0], lengths=np.int32(LENGTHS[0]))
     assert relative_error(alone, expected[0]) < 1e-5
     square = model.apply(params, xs.reshape(TIME, 2, 2, -1), lengths=LENGTHS.reshape(2, 2))

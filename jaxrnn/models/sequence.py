@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
 from jaxrnn.cells.cell import DType
-from jaxrnn.checks import check_like, check_positive, settle
+from jaxrnn.checks import check_like, check_positive, on_device, settle
 from jaxrnn.layers import dropout
 from jaxrnn.models.encoder import Encoder, EncoderParams
 from jaxrnn.promotion import default_promotion
@@ -110,7 +110,7 @@ class SequenceModel:
     def _pooled(self, ys: Array, lengths: Any) -> Array:
         """Outputs ``(time, *batch, features)``, zero at padding, to one vector a sequence."""
         time, batch_shape = ys.shape[0], ys.shape[1:-1]
-        lengths = jnp.full(batch_shape, time) if lengths is None else jnp.clip(lengths, 0, time)
+        lengths = jnp.full(batch_shape, time) if lengths is None else jnp.clip(on_device(lengths), 0, time)
         steps = jnp.arange(time).reshape(time, *(1 for _ in batch_shape))
         counts, features = lengths[..., None], ys.shape[-1]  # (*batch, 1)
         if self.pool == "mean":
