@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -22,6 +23,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 with mock.patch.dict(os.environ, COMPILES_FAST):
     jax.devices()
 
+
+# A compiled program takes three memory maps or more, and Linux allows a process 65,530; beyond, the
+# compiler crashes, and a worker that runs for a quarter of an hour comes there.
+MEMORY_MAPS = Path("/proc/self/maps")
+MOST_MEMORY_MAPS = 40_000
 
 # The quick check runs the contract tests on one cell, tests of both dtypes in float64 only, and no doctest.
 QUICK_CELL = "lstm"
@@ -50,6 +56,15 @@ def pytest_runtest_setup(item):
     jaxtyping.config.update(
         "jaxtyping_disable", not everywhere and not isinstance(item, pytest.DoctestItem)
     )
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Forget what was compiled, between files, before there is too much of it."""
+    if nextitem is None or nextitem.path == item.path or not MEMORY_MAPS.exists():
+        return
+    if MEMORY_MAPS.read_bytes().count(b"\n") > MOST_MEMORY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(params=["float32", "float64"])
