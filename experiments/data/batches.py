@@ -22,10 +22,20 @@ def pad(sequences: Iterable[Ids], time: int, lanes: int) -> np.ndarray:
     >>> pad([[7, 8], [9]], time=3, lanes=2).T.tolist()
     [[7, 8, 0], [9, 0, 0]]
     """
-    padded = np.full((time, lanes), PAD, np.int32)
-    for lane, sequence in enumerate(sequences):
-        padded[: len(sequence), lane] = sequence
-    return padded
+    arrays = [np.asarray(sequence, np.int32) for sequence in sequences]
+    return side_by_side(arrays or [np.zeros(0, np.int32)], time, lanes, PAD)
+
+
+def side_by_side(arrays: Sequence[np.ndarray], time: int, lanes: int, fill: float) -> np.ndarray:
+    """Arrays ``(length, ...)`` of one kind as ``(time, lanes, ...)``, filled up at their ends.
+
+    >>> side_by_side([np.ones((1, 2)), np.ones((2, 2))], time=2, lanes=3, fill=0)[:, :, 0].T.tolist()
+    [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]
+    """
+    beside = np.full((time, lanes, *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for lane, array in enumerate(arrays):
+        beside[: len(array), lane] = array
+    return beside
 
 
 def lengths_of(sequences: Sequence[Ids], lanes: int) -> np.ndarray:

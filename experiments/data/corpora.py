@@ -97,25 +97,31 @@ def can_be_read(path: Path) -> bool:
     return path.exists() and not path.is_dir()
 
 
-def read_text(path: Path | None, newline: str | None = None) -> str:
-    """All of a UTF-8 file, or of standard input for None, without a byte-order mark.
+def read_text(path: Path | None, newline: str | None = None, encoding: str = "utf-8") -> str:
+    """All of a text file, or of standard input for None, without a byte-order mark.
 
     Args:
-      path: the file; None reads standard input, in UTF-8 whatever the locale.
+      path: the file; None reads standard input, whatever the locale.
       newline: as of ``open``, so that by default every kind of line end becomes LF.
+      encoding: of the file.
 
     Raises:
-      ValueError: for what is missing, closed, empty, or not UTF-8 text.
+      ValueError: for what is missing, closed, empty, or not text in that encoding, or an unknown one.
     """
     name = "standard input" if path is None else str(path)
     try:
         content = _standard_input() if path is None else path.read_bytes()
-        text = content.decode("utf-8").removeprefix("\ufeff")
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except LookupError as error:
+        raise ValueError(
+            f"encoding {encoding!r} is unknown; utf-8 and latin-1 are the usual ones"
+        ) from error
     except UnicodeDecodeError as error:
-        for encoding, marks in _BYTE_ORDER_MARKS.items():
+        for marked, marks in _BYTE_ORDER_MARKS.items():
             if content.startswith(marks):
-                raise ValueError(f"{name} is {encoding} text, expected UTF-8") from error
-        raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+                raise ValueError(f"{name} is {marked} text, expected UTF-8") from error
+        what = encoding.upper()
+        raise ValueError(f"{name} is not {what} text: {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
     if "\0" in text:
@@ -132,10 +138,20 @@ def _standard_input() -> bytes:
 
 
 def standard_library(root: Path | None = None) -> str:
-    """The running Python's own standard library as one text of about 10 million characters.
+    """The running Python's own standard library as one text of about 10 million characters: its files, in
+    an order drawn from their names alone, so that the text's last part holds files of every kind.
 
-    Whole files that are ASCII, tests left out, in an order drawn from their names alone: the same
-    installation gives the same text, and the text's last part holds files of every kind.
+    Raises:
+      ValueError: if this Python comes without its sources.
+    """
+    return "\n".join(library_files(root).values())
+
+
+def library_files(root: Path | None = None) -> dict[str, str]:
+    """The files of the running Python's standard library, by name, in an order drawn from the names alone:
+    the same installation gives the same ones.
+
+    Files that are ASCII, tests left out.
 
     Raises:
       ValueError: if this Python comes without its sources.
@@ -149,4 +165,4 @@ def standard_library(root: Path | None = None) -> str:
     if not files:
         raise ValueError(f"this Python has no library sources under {root}; name a corpus or a text file")
     order = sorted(files, key=lambda name: hashlib.sha256(name.encode()).digest())
-    return "\n".join(files[name] for name in order)
+    return {name: files[name] for name in order}

@@ -15,6 +15,7 @@ Tokens = Literal["char", "word", "bpe"]
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIAL))
 
+SPACE = "▁"  # begins a word, or a byte pair, that comes after a space
 _ALL = 2**31 - 1  # no limit; the library's own would cut a vocabulary off without a word
 MOST_UNKNOWN = 0.5  # of a text's tokens
 
@@ -69,13 +70,43 @@ def train_tokenizer(
         tokenizer.decoder = decoders.Fuse()
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
+            [pre_tokenizers.Metaspace(SPACE), pre_tokenizers.Punctuation("isolated")]
         )
-        tokenizer.decoder = decoders.Metaspace()
+        tokenizer.decoder = decoders.Metaspace(SPACE)
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.train_from_iterator(lines, trainer)
     return _text_only(tokenizer)
+
+
+def train_words(words: Iterable[str], *, min_count: int, lowercase: bool) -> Tokenizer:
+    """A vocabulary of words that are apart already; options as ``train_tokenizer``.
+
+    >>> words = train_words(["New York", "is", "New York"], min_count=2, lowercase=False)
+    >>> encode_words(words, [["New York", "is"]])[0].tolist() == [len(SPECIAL), UNKNOWN]
+    True
+    """
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL[UNKNOWN]))
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=_ALL, min_frequency=min_count, special_tokens=list(SPECIAL), show_progress=False
+    )
+    tokenizer.train_from_iterator(words, trainer)
+    return _text_only(tokenizer)
+
+
+def tokens_of(tokenizer: Tokenizer) -> list[str]:
+    """The tokens in the order of their ids."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """The ids of every sentence, one a word; a word that looks like a special token is an unknown one."""
+    found = tokenizer.encode_batch([list(words) for words in sentences], is_pretokenized=True)
+    ids = (np.array(sentence.ids, np.int32) for sentence in found)
+    return [np.where(of < len(SPECIAL), UNKNOWN, of) for of in ids]
 
 
 class Vocabularies(NamedTuple):
@@ -108,7 +139,7 @@ class Vocabularies(NamedTuple):
     def save(self, folder: Path) -> None:
         """Write ``source_vocabulary.json`` and ``target_vocabulary.json``."""
         for name, tokenizer in self._asdict().items():
-            (folder / f"{name}_vocabulary.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+            save_tokenizer(tokenizer, folder / f"{name}_vocabulary.json")
 
     @classmethod
     def load(cls, folder: Path) -> "Vocabularies":
@@ -117,14 +148,24 @@ class Vocabularies(NamedTuple):
         Raises:
           ValueError: if a file is missing or damaged.
         """
-        tokenizers = []
-        for name in cls._fields:
-            path = folder / f"{name}_vocabulary.json"
-            try:
-                tokenizers.append(_text_only(Tokenizer.from_str(path.read_text(encoding="utf-8"))))
-            except Exception as error:  # the library raises nothing narrower
-                raise ValueError(f"{path} is missing or damaged: {error}") from error
-        return cls(*tokenizers)
+        return cls(*(load_tokenizer(folder / f"{name}_vocabulary.json") for name in cls._fields))
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokeniser as JSON."""
+    path.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """What ``save_tokenizer`` wrote.
+
+    Raises:
+      ValueError: if the file is missing or damaged.
+    """
+    try:
+        return _text_only(Tokenizer.from_str(path.read_text(encoding="utf-8")))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is missing or damaged: {error}") from error
 
 
 def encode(tokenizer: Tokenizer, lines: Sequence[str]) -> list[np.ndarray]:

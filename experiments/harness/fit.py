@@ -1,6 +1,6 @@
 """A run from its settings and its task: train, load what was trained, and report it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,21 @@ def adam(config: TrainingSettings) -> optax.GradientTransformation:
 def parameters(params: Any) -> int:
     """How many numbers there are in the parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def equal_size(parameters_of: Callable[[int], int], target: int) -> int:
+    """The size at which the number of parameters, which grows with it, is nearest to a target.
+
+    >>> equal_size(lambda size: size * (size + 1), target=100)
+    10
+    """
+    low, high = 1, 2
+    while parameters_of(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if parameters_of(middle) >= target else (middle, high)
+    return min((low, high), key=lambda size: abs(parameters_of(size) - target))
 
 
 def report(

@@ -1,7 +1,7 @@
 """A study: several runs in the folders of one, continued together."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,3 +30,35 @@ def begin_study(config: Any, members: Iterable[str]) -> None:
 def member(config: Settings, folder: Path) -> Settings:
     """The settings of a study's run in a folder, continued if it was begun."""
     return dataclasses.replace(config, out=folder, resume=(folder / "config.json").is_file())
+
+
+def run_members(
+    config: Settings, variants: Mapping[str, Mapping[str, Any]], run: Callable[[Settings], dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The figures of a study's members, each in a folder of its own, by name.
+
+    Args:
+      config: of the study.
+      variants: by the name of a member, the settings in which it differs.
+      run: from the settings of a member to its figures.
+    """
+    begin_study(config, variants)
+    results = {}
+    for name, changes in variants.items():
+        print(f"\n{name}", flush=True)
+        results[name] = run(dataclasses.replace(member(config, config.folder / name), **changes))
+    return results
+
+
+def print_table(results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print a line for each member: its name, and its figures in columns, by header → figure.
+
+    >>> print_table({"lstm": {"loss": 0.25, "size": 1200}}, {"loss": "loss", "parameters": "size"})
+    model          loss  parameters
+    lstm         0.2500       1,200
+    """
+    print("".join([f"{'model':<8}", *(f"{header:>12}" for header in columns)]).rstrip())
+    for name, of in results.items():
+        cells = (of[figure] for figure in columns.values())
+        texts = (f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" for cell in cells)
+        print("".join([f"{name:<8}", *(f"{text:>12}" for text in texts)]))

@@ -1,0 +1,15 @@
+r"""One label for a whole sequence: what does recurrence see that a bag of words or a window does not?
+
+    python -m experiments.classification                       sentences whose order alone decides
+    python -m experiments.classification --compare             recurrent, window, bag of words, majority
+    python -m experiments.classification --data digits         images, read as eight rows of eight
+    python -m experiments.classification --data trec           six classes of questions
+    python -m experiments.classification --data sst            sentiment of sentences from film reviews
+    python -m experiments.classification predict --run DIR < FILE
+    python -m experiments.classification evaluate --run DIR --data FILE
+
+The first command takes two minutes on two CPU cores and needs no network. It ends near 100 % of 3,000 test
+sentences, where a bag of words can expect no more than 50 %, as ``experiments/data/order_sentences.py``
+derives. A file of ``label<TAB>text`` lines, or a CSV file with a header, is split into parts; training on
+it ends when the validation loss no longer falls.
+"""

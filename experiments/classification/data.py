@@ -1,0 +1,181 @@
+"""Labelled sequences by the settings of a run: texts as token ids, images as rows."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from experiments.data.corpora import can_be_read
+from experiments.data.examples import NO_LABEL, Examples
+from experiments.data.labelled import Labelled, LabelledText, read_labelled, split, sst, trec
+from experiments.data.order_sentences import order_sentences
+from experiments.data.pairs import NAMES
+from experiments.data.tokens import encode, load_tokenizer, save_tokenizer, train_tokenizer
+from experiments.harness.run import DIGEST
+from experiments.harness.settings import Count, settings
+
+NAMED = ("order", "digits", "trec", "sst")
+HELD_OUT = ("valid", "test")
+
+
+@settings
+class DataSettings:
+    """Settings of labelled data."""
+
+    data: str = "order"
+    """order (sentences, no download), digits (scikit-learn's images), trec, sst, or a file: lines of
+    label<TAB>text, or a CSV file with a header."""
+    valid: str | None = None
+    """File to validate on, likewise; None: the set's own, or a tenth of a file's texts."""
+    test: str | None = None
+    """File for the final test, likewise."""
+    columns: tuple[str, str] = ("label", "text")
+    """Names of the label and of the text in the header of CSV files."""
+    encoding: str = "utf-8"
+    """Encoding of the files, latin-1 say."""
+    classes: Literal[2, 5] = 2
+    """Of sst: negative and positive, or five from very negative to very positive."""
+    phrases: bool = True
+    """Train on every labelled phrase of sst, not on its sentences alone."""
+    min_count: Count = 1
+    """Words that come less often in training are unknown ones."""
+    lowercase: bool = True
+    """Lose upper case."""
+
+
+class Data(NamedTuple):
+    """Examples to train on, to validate on and to test on, and what their numbers stand for."""
+
+    train: Examples
+    valid: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    tokenizer: Tokenizer | None  # None for feature vectors
+    digests: dict[str, str]
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of each class in training."""
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        return tuple((counts / counts.sum()).tolist())
+
+    @property
+    def inputs(self) -> int:
+        """The size of the vocabulary, or of the feature vectors."""
+        if self.tokenizer is None:
+            return self.train.inputs[0].shape[-1]
+        return self.tokenizer.get_vocab_size()
+
+
+def load_data(config: DataSettings, report: Callable[[str], None] = print) -> Data:
+    """The examples that the settings ask for.
+
+    Raises:
+      ValueError: for an unknown name, files that do not fit, or a single class.
+    """
+    if config.data == "digits":
+        return digits()
+    text = load_labelled(config, report)
+    classes = tuple(sorted(set(text.train.labels)))
+    if len(classes) < 2:
+        raise ValueError(f"{config.data} has one class only, {classes[0]!r}; there is nothing to learn")
+    tokenizer = train_tokenizer(
+        text.train.texts, "word", vocabulary_size=1, min_count=config.min_count, lowercase=config.lowercase
+    )
+    for name in HELD_OUT:
+        report_unknown(getattr(text, name).labels, classes, f"the {NAMES[name]} part", report)
+    train, valid, test = (examples_of(part, classes, tokenizer) for part in text)
+    digests = {
+        name + DIGEST: hashlib.sha256(json.dumps(part).encode()).hexdigest()
+        for name, part in text._asdict().items()
+    }
+    return Data(train, valid, test, classes, tokenizer, digests)
+
+
+def load_labelled(config: DataSettings, report: Callable[[str], None]) -> LabelledText:
+    """The texts and labels of all parts."""
+
+    def read(file: str) -> Labelled:
+        return read_labelled(Path(file), report, encoding=config.encoding, columns=config.columns)
+
+    own = {name: read(file) for name in HELD_OUT if (file := getattr(config, name)) is not None}
+    if config.data == "order":
+        text = order_sentences()
+    elif config.data == "trec":
+        text = trec(report)
+    elif config.data == "sst":
+        text = sst(config.classes, config.phrases)
+    elif can_be_read(Path(config.data)):
+        missing = [name for name in HELD_OUT if name not in own]
+        train, *rest = split(read(config.data), missing)
+        text = LabelledText(**{"train": train, **own, **dict(zip(missing, rest, strict=True))})
+    else:
+        raise ValueError(f"data {config.data!r} is neither a file nor one of {', '.join(NAMED)}")
+    text = text._replace(**own)
+    trained = set(text.train.texts)
+    for name in HELD_OUT:
+        if shared := len(trained & set(getattr(text, name).texts)):
+            report(f"{shared:,} texts of the {NAMES[name]} part are also in training; they stay")
+    return text
+
+
+def report_unknown(
+    labels: Sequence[str], classes: Sequence[str], where: str, report: Callable[[str], None]
+) -> None:
+    """Name the labels that training does not have."""
+    if unknown := Counter(label for label in labels if label not in classes):
+        found = ", ".join(f"{label} ({count:,})" for label, count in unknown.items())
+        report(f"labels of {where} that training lacks, all counted wrong: {found}")
+
+
+def examples_of(text: Labelled, classes: Sequence[str], tokenizer: Tokenizer) -> Examples:
+    """Texts as token ids and labels as numbers."""
+    numbers = {label: number for number, label in enumerate(classes)}
+    labels = [numbers.get(label, NO_LABEL) for label in text.labels]
+    return Examples(encode(tokenizer, text.texts), np.array(labels, np.int32), text.texts)
+
+
+def digits() -> Data:
+    """1,797 images of digits as eight rows of eight grey values from 0 to 1; a fifth each for validation
+    and test.
+    """
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    images, labels = (loaded.images / 16).astype(np.float32), loaded.target.astype(np.int32)
+    order = np.random.default_rng(0).permutation(len(images))  # whatever the seed of a run
+    held_out = len(images) // 5
+    valid, test, train = (
+        Examples(list(images[part]), labels[part], [f"image {i}" for i in part])
+        for part in np.split(order, [held_out, 2 * held_out])
+    )
+    digest = {"digits" + DIGEST: hashlib.sha256(images.tobytes()).hexdigest()}
+    return Data(train, valid, test, tuple("0123456789"), None, digest)
+
+
+def save(data: Data, folder: Path) -> None:
+    """Write what a run needs beside its parameters: ``classes.json`` and, of texts, ``vocabulary.json``."""
+    shares = dict(zip(data.classes, data.shares, strict=True))
+    (folder / "classes.json").write_text(json.dumps(shares, indent=2) + "\n", encoding="utf-8")
+    if data.tokenizer is not None:
+        save_tokenizer(data.tokenizer, folder / "vocabulary.json")
+
+
+def load(folder: Path) -> tuple[dict[str, float], Tokenizer | None]:
+    """What ``save`` wrote: the share of every class in training, and the tokeniser.
+
+    Raises:
+      ValueError: if a file is missing or damaged.
+    """
+    path = folder / "classes.json"
+    try:
+        shares = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged: {error}") from error
+    vocabulary = folder / "vocabulary.json"
+    return shares, load_tokenizer(vocabulary) if vocabulary.exists() else None

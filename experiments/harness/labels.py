@@ -1,0 +1,223 @@
+"""Training a model of labels, and what its predictions are worth: figures, plots, the worst mistakes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn import metrics
+
+from experiments.data.examples import Batch, Examples, batches_in_order, training_batches
+from experiments.data.tokens import UNKNOWN
+from experiments.harness import run as runs
+from experiments.harness.plots import COLOURS, MARKERS, save, visible
+from experiments.harness.settings import TrainingSettings
+from experiments.harness.task import Loss, Sums, Task
+from jaxrnn.models.losses import cross_entropy
+
+PATIENCE = 5  # measurements without a better one, after which a training ends that may end early
+MOST_NAMED = 25  # classes whose names fit beside a matrix
+MISTAKES = 50
+
+
+def drop_words(key: jax.Array, ids: jax.Array, rate: float) -> jax.Array:
+    """Token ids, each with a probability taken for an unknown one: a model learns what those mean."""
+    return jnp.where(jax.random.bernoulli(key, rate, ids.shape), UNKNOWN, ids)
+
+
+def label_loss(model: Any, word_dropout: float = 0.0) -> Loss:
+    """The cross-entropy and the accuracy of every label that there is.
+
+    ``model.apply(params, inputs, lengths=, key=)`` gives the logits, of whole sequences or of every step.
+    With ``word_dropout`` the inputs are token ids, some of which training takes for unknown ones.
+    """
+
+    def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
+        inputs = batch.inputs
+        if key is not None and word_dropout:
+            key_words, key = jax.random.split(key)
+            inputs = drop_words(key_words, jnp.asarray(inputs), word_dropout)
+        logits = model.apply(params, inputs, lengths=batch.lengths, key=key)
+        known = batch.labels >= 0
+        right = jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) & known)
+        nats = cross_entropy(logits, jnp.maximum(batch.labels, 0), known)
+        return {"loss": nats, "accuracy": (right, jnp.sum(known))}
+
+    return loss
+
+
+def label_task(
+    config: TrainingSettings,
+    parts: Any,
+    model: Any,
+    *,
+    items: tuple[str, float],
+    until_best: bool,
+    word_dropout: float = 0.0,
+    record: Mapping[str, Any],
+    assets: Callable[[Path], None],
+) -> Task:
+    """A ``Task`` of examples with labels.
+
+    Args:
+      config: of the training.
+      parts: with ``Examples`` to ``train`` and to ``valid``ate on.
+      model: as in ``label_loss``, with ``init``.
+      items: what a step reads, and how many an example has.
+      until_best: end when the validation loss no longer falls.
+      word_dropout: as in ``label_loss``.
+      record: as in ``Task``.
+      assets: as in ``Task``.
+    """
+
+    def stop(losses: Sequence[float]) -> bool:
+        return until_best and len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE
+
+    name, per_example = items
+    return Task(
+        init=model.init,
+        loss=label_loss(model, word_dropout),
+        batch=training_batches(parts.train, config.batch_size, config.seed),
+        valid=lambda: (batch for _, batch in batches_in_order(parts.valid)),
+        unit="nats per label",
+        items=(name, config.batch_size * per_example),
+        record=record,
+        assets=assets,
+        stop=stop,
+    )
+
+
+def probabilities(model: Any, params: Any, examples: Examples) -> list[np.ndarray]:
+    """Of every example the probability of each class, ``(classes,)`` or ``(time, classes)``."""
+
+    @jax.jit
+    def softmax(params: Any, batch: Batch) -> jax.Array:
+        return jax.nn.softmax(model.apply(params, batch.inputs, lengths=batch.lengths))
+
+    found: dict[int, np.ndarray] = {}
+    for indices, batch in batches_in_order(examples):
+        rows = np.asarray(softmax(params, batch))
+        for lane, index in enumerate(indices):
+            each_step = rows[: batch.lengths[lane], lane] if rows.ndim == 3 else rows[lane]
+            found[index] = each_step
+    return [found[index] for index in range(len(examples.inputs))]
+
+
+class Judged(NamedTuple):
+    """True and predicted labels as numbers, and how sure the model was of what it said."""
+
+    labels: np.ndarray  # (labels,); −1 for a label that training does not have
+    predicted: np.ndarray  # (labels,)
+    probabilities: np.ndarray  # (labels,) of the predicted label
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether each is right."""
+        return self.labels == self.predicted
+
+
+def judge(model: Any, params: Any, examples: Examples) -> Judged:
+    """What a model says of examples whose labels are known, step by step where each has one."""
+    found = np.concatenate([np.atleast_2d(rows) for rows in probabilities(model, params, examples)])
+    labels = np.concatenate([np.atleast_1d(label) for label in examples.labels])
+    return Judged(labels, found.argmax(axis=-1), found.max(axis=-1))
+
+
+def figures_of(judged: Judged, classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, macro F1 and the F1 of every class; a class that neither comes nor is predicted has no F1.
+
+    >>> judged = Judged(np.array([0, 0, 1, -1]), np.array([0, 1, 1, 1]), np.ones(4))
+    >>> {name: round(value, 3) for name, value in figures_of(judged, ["a", "b"]).items() if name != "f1"}
+    {'accuracy': 0.5, 'macro_f1': 0.583}
+    """
+    present = np.union1d(judged.labels[judged.labels >= 0], judged.predicted)
+    f1 = metrics.f1_score(judged.labels, judged.predicted, labels=present, average=None, zero_division=0.0)
+    return {
+        "accuracy": float(np.mean(judged.right)),
+        "macro_f1": float(np.mean(f1)),
+        "f1": {classes[number]: float(value) for number, value in zip(present, f1, strict=True)},
+    }
+
+
+def confusion_matrix(path: Path, judged: Judged, classes: Sequence[str], title: str) -> None:
+    """Draw how often each class is taken for each other, in per cent of its examples, into a PNG."""
+    known = judged.labels >= 0
+    counts = metrics.confusion_matrix(
+        judged.labels[known], judged.predicted[known], labels=np.arange(len(classes))
+    )
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = np.clip(2.6 + 0.5 * len(classes), 4, 9)
+    figure, axes = plt.subplots(figsize=(side + 1, side), dpi=130, layout="constrained")
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(image, label="share of the true class (%)")
+    if len(classes) <= MOST_NAMED:
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.5:
+                colour = "white" if share > 50 else "black"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    save(figure, path)
+
+
+def worst_mistakes(path: Path, judged: Judged, classes: Sequence[str], text: Callable[[int], str]) -> None:
+    """Write the mistakes of which the model was surest, one a line: probability, predicted, true, text.
+
+    ``text`` says what a person reads of the label at an index.
+    """
+    wrong = np.flatnonzero(~judged.right)
+    order = wrong[np.argsort(-judged.probabilities[wrong], kind="stable")][:MISTAKES]
+    lines = ["probability\tpredicted\ttrue\ttext"]
+    for i in order:
+        true = classes[judged.labels[i]] if judged.labels[i] >= 0 else "?"
+        probability, predicted = judged.probabilities[i], classes[judged.predicted[i]]
+        lines.append(f"{probability:.3f}\t{predicted}\t{true}\t{visible(text(int(i)))}")
+    runs.write_text(path, "\n".join(lines) + "\n")
+
+
+def in_context(examples: Examples, around: int) -> Callable[[int], str]:
+    """From the index of a step, over all examples, to the step between those on both sides of it."""
+    ends = np.cumsum(examples.lengths)
+
+    def text(index: int) -> str:
+        example = int(np.searchsorted(ends, index, side="right"))
+        steps, at = examples.texts[example], index - int(ends[example])  # at < 0, from the end
+        at += len(steps)
+        before, after = steps[max(0, at - around) : at], steps[at + 1 : at + 1 + around]
+        between = "" if isinstance(steps, str) else " "
+        return between.join([*before, f"⟦{steps[at]}⟧", *after]).replace("\n", "⏎")
+
+    return text
+
+
+def curves(
+    path: Path, found: Mapping[str, Mapping[str, float]], *, x_label: str, y_label: str, title: str
+) -> None:
+    """Draw a figure of several models, by the parts of the data it is measured on, into a PNG."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+    for (name, of), colour, marker in zip(found.items(), COLOURS, MARKERS, strict=False):
+        axes.plot(list(of), list(of.values()), label=name, color=colour, marker=marker)
+    axes.set(xlabel=x_label, ylabel=y_label, title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)
+
+
+def bars(path: Path, found: Mapping[str, Mapping[str, float]], *, y_label: str, title: str) -> None:
+    """Draw a figure of several models for every class, side by side, into a PNG."""
+    names = list(dict.fromkeys(name for of in found.values() for name in of))
+    width = 0.8 / len(found)
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=130, layout="constrained")
+    for number, ((model, of), colour) in enumerate(zip(found.items(), COLOURS, strict=False)):
+        at = np.arange(len(names)) + (number - (len(found) - 1) / 2) * width
+        axes.bar(at, [of.get(name, 0.0) for name in names], width, label=model, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set(ylabel=y_label, title=title)
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend()
+    save(figure, path)

@@ -1,0 +1,103 @@
+"""What a trained model is used for: tags for new text, and figures on tagged text."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data.corpora import read_text
+from experiments.data.examples import Examples
+from experiments.data.pairs import lines_of
+from experiments.data.python_tokens import pieces
+from experiments.data.tagged import read_tagged
+from experiments.data.tokens import encode
+from experiments.harness import run as runs
+from experiments.harness.command_line import note
+from experiments.harness.labels import judge, probabilities
+from experiments.harness.reports import part
+from experiments.harness.settings import settings
+from experiments.tagging.data import PIECE, Data, examples_of_python, kind_of
+from experiments.tagging.training import described, leave_mistakes, load_run, measured
+from experiments.tagging.words import encoded, examples_of_words, report_unknown
+
+
+@settings
+class Tag:
+    """Tag the text on standard input. Of words: a sentence a line, its words between spaces; a word and its
+    tag a line come out, and a blank line after each sentence. Of Python source: characters of one class
+    that follow each other, and their class.
+    """
+
+    run: Path
+    """Folder of a trained run."""
+    encoding: str = "utf-8"
+    """Encoding of standard input."""
+
+
+@settings
+class Evaluate:
+    """Measure a trained model on a tagged file."""
+
+    run: Path
+    """Folder of a trained run; evaluation.json is written there."""
+    data: Path
+    """File as in training: CoNLL-U, a word and its tag a line, or Python source."""
+    encoding: str = "utf-8"
+    """Encoding of the file."""
+
+
+def tag_command(config: Tag) -> None:
+    """Print a tag for every word, or every run of characters."""
+    model, params, trained, data = load_run(config.run)
+    text = read_text(None, newline="", encoding=config.encoding)
+    if kind_of(trained.data) == "characters":
+        ids = encode(data.tokenizers["letters"], [text])
+        found = probabilities(model, params, Examples(ids, [np.zeros(len(ids[0]), np.int32)], [text]))[0]
+        tags = [data.classes[number] for number in found.argmax(axis=-1)]
+        for name, group in itertools.groupby(zip(text, tags, strict=True), key=lambda step: step[1]):
+            print(f"{escaped(''.join(character for character, _ in group))}\t{name}")
+        return
+    sentences = [line.split() for line in lines_of(text)]
+    words = [sentence for sentence in sentences if sentence]
+    labels = [np.zeros(len(sentence), np.int32) for sentence in words]
+    examples = Examples(encoded(words, data.tokenizers) if words else [], labels, words)
+    found_tags = iter(probabilities(model, params, examples) if words else ())
+    for sentence in sentences:
+        numbers = next(found_tags).argmax(axis=-1) if sentence else ()
+        print("\n".join([*(f"{w}\t{data.classes[n]}" for w, n in zip(sentence, numbers, strict=True)), ""]))
+
+
+def escaped(text: str) -> str:
+    r"""A text on one line without tabs: ``\n``, ``\t`` and ``\\`` stand for what would break it."""
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+
+
+def evaluate_command(config: Evaluate) -> None:
+    """Print the figures, and write them beside those of the run."""
+    model, params, trained, data = load_run(config.run)
+    kind = kind_of(trained.data)
+    examples = python_file(config, data) if kind == "characters" else word_file(config, data)
+    judged = judge(model, params, examples)
+    found = measured(judged, examples, data.classes)
+    print(f"{len(judged.labels):,} {kind}: {described(found)}")
+    with part("evaluation.json"):
+        runs.write_json(config.run / "evaluation.json", {"data": str(config.data), **found})
+    title = config.data.name
+    leave_mistakes(config.run, judged, examples, data.classes, kind, title, name="evaluation_")
+
+
+def python_file(config: Evaluate, data: Data) -> Examples:
+    """A file of Python source, and the class of every character."""
+    source = read_text(config.data, encoding=config.encoding)
+    try:
+        found = list(pieces(source, PIECE))
+    except SyntaxError as error:
+        raise ValueError(f"{config.data} is not Python source: {error.msg}, line {error.lineno}") from error
+    return examples_of_python(found, data.tokenizers["letters"])
+
+
+def word_file(config: Evaluate, data: Data) -> Examples:
+    """A file of tagged sentences."""
+    text = read_tagged(config.data, note, config.encoding)
+    report_unknown(text, data.classes, str(config.data), note)
+    return examples_of_words(text, data.classes, data.tokenizers)
