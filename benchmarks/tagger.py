@@ -169,6 +169,7 @@ def torch_step(given: Problem) -> Step:
 
     torch.manual_seed(0)
     embedding = torch.nn.Embedding(given.vocabulary, given.embedding)
+    torch.nn.init.normal_(embedding.weight, std=given.embedding**-0.5)  # as ours: a tied output is as large
     lstm = torch.nn.LSTM(given.embedding, given.hidden, bidirectional=given.bidirectional)
     features = given.hidden * (1 + given.bidirectional)
     out = torch.nn.Linear(features, given.embedding if given.reading == "blank" else given.classes)

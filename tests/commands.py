@@ -4,7 +4,16 @@ import json
 
 import pytest
 
+from experiments.data import corpora
 from experiments.harness import command_line
+
+SETS = corpora.data_directory()
+
+
+def needs(*names):
+    """Skips a test of named data sets where they are not in the data directory: nothing is downloaded."""
+    missing = [name for name in names if not (SETS / name).is_dir()]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not in the data directory")
 
 
 def runner(commands):

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from benchmarks import language_model, layers, measure, memory, record
+from benchmarks import language_model, layers, measure, memory, record, tagger
 from benchmarks.measure import Spread
 from benchmarks.peers import LIBRARIES, PeerCell, Size, problem
 from tests.conftest import COMPILES_FAST
@@ -184,6 +184,34 @@ class TestLanguageModel:
         (entry,) = language_model.ratios(rows)
         assert (entry["best"], entry["other"], entry["step"]) == ("jaxrnn, sharded", "torch", 3.0)
         assert (entry["step_one_device"], entry["first_call"]) == (1.5, 0.5)
+
+
+class TestTagger:
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("reading", "classes"), [("last", 3), ("each", 3), ("blank", 11)])
+    def test_both_libraries_learn(self, reading, classes):
+        pytest.importorskip("torch", reason="the peers extra is not installed")
+        given = tagger.Problem(reading, 4, 8, 11, 5, 6, classes, "items")
+        assert given.count() == {"last": 4, "each": 4 + 5 + 6 + 8, "blank": 2 + 3 + 4 + 6}[reading]
+        for library in ("jaxrnn", "torch"):
+            step = tagger.LIBRARIES[library](given)
+            losses = [step() for _ in range(20)]
+            assert losses[0] == pytest.approx(math.log(classes), abs=0.3)
+            assert losses[-1] < losses[0] - 0.01
+
+    def test_ratios(self):
+        ours, torch = Spread(2.0, 1.0, 4.0), Spread(3.0, 2.0, 5.0)
+        rows = [
+            tagger.Row("tagging", "jaxrnn", ours, 1.0, 1.0, None),
+            tagger.Row("tagging", "torch", torch, 1.0, 1.0, None),
+            tagger.Row("cloze", "torch", ours, 1.0, 1.0, None),
+        ]
+        (entry,) = tagger.ratios(rows)
+        assert list(entry.values()) == ["tagging", "jaxrnn", 1.5, 0.5, 5.0]
+
+    def test_bad_settings(self):
+        with pytest.raises(ValueError, match="problems must be some of classification, tagging, cloze"):
+            tagger.run(tagger.Config(problems=("parsing",)))
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Data with a label at every step: the classes of characters, drawn scenes, and videos of gestures."""
 
-import builtins
 import re
 
 import numpy as np
@@ -11,6 +10,7 @@ from experiments.data.corpora import library_files
 from experiments.data.python_tokens import CLASSES, classes_of, pieces
 from experiments.data.sentences import documentation, sentences_of, tatoeba_english, words_of
 from experiments.data.tokens import SPACE, UNKNOWN, encode_words, train_words
+from tests.commands import needs
 
 SOURCE = '''\
 @decorated
@@ -86,6 +86,7 @@ def test_scenes():
     assert np.abs(scene.frames - np.round(scene.frames)).max() < 6 * scenes.NOISE
 
 
+@needs("gesture_phase")
 def test_videos_of_gestures(tmp_path):
     names = [*gestures.TRAINING, *gestures.VALIDATION, *gestures.TEST]
     videos = [gestures.video(name) for name in names]
@@ -105,7 +106,11 @@ def test_words_and_sentences():
     assert len(sentences) == len(set(sentences)) > 5000
     assert all(re.match(r"[A-Z].*[.!?]$", sentence) for sentence in sentences)
     assert any("dictionary" in sentence for sentence in sentences)
-    assert builtins.len(tatoeba_english()) == len(set(tatoeba_english())) > 90_000
+
+
+@needs("tatoeba_en_fr")
+def test_sentences_of_tatoeba():
+    assert len(tatoeba_english()) == len(set(tatoeba_english())) > 90_000
 
 
 def test_vocabularies_of_words():

@@ -17,6 +17,7 @@ from experiments.data.labelled import phrases_of, read_labelled, sst, trec
 from experiments.data.order_sentences import BAD, BAG_CEILING, GOOD, LABELS, clauses_of, order_sentences
 from experiments.data.tagged import has_spans, read_tagged, ud_en_ewt
 from experiments.data.vectors import read_vectors
+from tests.commands import needs
 
 
 def written(folder, text, name="file.tsv", encoding="utf-8"):
@@ -76,6 +77,7 @@ def test_other_encodings_and_columns(tmp_path):
     assert read_labelled(path, print, columns=("stars", "review")) == (["good"], ["5"])
 
 
+@needs("trec", "sst")
 def test_named_sets():
     questions = trec(print)
     assert [len(part.texts) for part in questions] == [4907, 545, 500]
@@ -85,6 +87,7 @@ def test_named_sets():
     assert {len(set(part.labels)) for part in sst(5, phrases=False)} == {5}
 
 
+@needs("sst")
 @pytest.mark.slow
 def test_phrases_of_the_treebank():
     phrases = sst(2, phrases=True)
@@ -204,6 +207,7 @@ def test_columns(tmp_path):
             read_tagged(written(tmp_path, text), print)
 
 
+@needs("ud_en_ewt")
 def test_english_web_treebank():
     notes = []
     text = ud_en_ewt(notes.append)
