@@ -13,12 +13,10 @@ Before anything is timed, each must bring its loss on these characters down. Com
 first calls, each in a fresh process.
 """
 
-import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,9 @@ import numpy as np
 import optax
 
 import jaxrnn
-from benchmarks.measure import Process, Spread, alone, interleaved, seconds, typical_seconds
+from benchmarks.measure import Spread
 from benchmarks.record import check_json, load_average, publish
+from benchmarks.training_steps import Libraries, Step, first_call, time_steps
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, cores, replicate, shard
 from experiments.harness.plots import COLOURS, save
@@ -42,8 +41,6 @@ from jaxrnn.training.state import init_state
 from jaxrnn.training.step import truncated_step
 
 LEARNING_RATE, CLIP_NORM = 2e-3, 1.0
-STEPS_TO_IMPROVE = 5
-COMPILATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,6 @@ class Row:
     library: str
     step: Spread
     first_call: float  # median seconds, compilation included
-
-
-Step = Callable[[], float]  # takes a training step, waits for it, and returns the loss before
 
 
 def jaxrnn_step(given: Problem) -> Step:
@@ -196,7 +190,7 @@ def torch_step(given: Problem) -> Step:
     return step
 
 
-LIBRARIES: dict[str, Callable[[Problem], Step]] = {
+LIBRARIES: Libraries = {
     "jaxrnn": jaxrnn_step,
     "jaxrnn, sharded": jaxrnn_step,
     "flax.nnx": nnx_step,
@@ -219,44 +213,17 @@ def parse(size: str, config: Config) -> Problem:
     return given
 
 
-def build(library: str, given: Problem) -> Step:
-    """A library's step, in this process."""
-    jax.config.update("jax_num_cpu_devices", cores() if library.endswith("sharded") else 1)
-    return LIBRARIES[library](given)
-
-
-def first_call(library: str, given: Problem) -> float:
-    """Seconds of the first step, in this process."""
-    return seconds(build(library, given))
-
-
-def losses(step: Step) -> list[float]:
-    """Of some steps."""
-    return [step() for _ in range(STEPS_TO_IMPROVE)]
-
-
-def time_steps(given: Problem, repeats: int) -> dict[str, Spread]:
-    """Seconds of a step of each library."""
-    with contextlib.ExitStack() as stack:
-        steps = {name: stack.enter_context(Process(build, name, given)) for name in LIBRARIES}
-        for name, step in steps.items():
-            first, *_, last = step.ask(losses)
-            if not last < first < 1.5 * np.log(given.vocabulary):
-                raise RuntimeError(f"{name} does not learn: its loss goes from {first} to {last}")
-        return interleaved(
-            {name: partial(step.ask, typical_seconds) for name, step in steps.items()}, repeats
-        )
-
-
 def measure(config: Config) -> list[Row]:
     """All rows."""
     rows = []
     with counted(f"measuring {len(config.sizes)} sizes") as on_size:
         for done, size in enumerate(config.sizes, start=1):
             given = parse(size, config)
-            for library, spread in time_steps(given, config.repeats).items():
-                first = [alone(first_call, library, given) for _ in range(COMPILATIONS)]
-                rows.append(Row(size, library, spread, float(np.median(first))))
+            for library, spread in time_steps(
+                LIBRARIES, given, config.repeats, 1.5 * math.log(given.vocabulary)
+            ).items():
+                first = first_call(library, LIBRARIES[library], given)
+                rows.append(Row(size, library, spread, first))
             on_size(done, len(config.sizes))
     return rows
 

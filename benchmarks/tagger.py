@@ -13,11 +13,9 @@ and with the batch split over one device a core, as the experiments train. Befor
 must bring its loss down.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,16 +25,9 @@ import numpy as np
 import optax
 
 import jaxrnn
-from benchmarks.measure import (
-    Process,
-    Spread,
-    alone,
-    interleaved,
-    peak_bytes,
-    seconds,
-    typical_seconds,
-)
+from benchmarks.measure import Spread
 from benchmarks.record import check_json, load_average, publish
+from benchmarks.training_steps import Libraries, Step, first_call, peak, time_steps
 from experiments.cloze.model import BlankModel
 from experiments.data.examples import NO_LABEL, Batch
 from experiments.harness.command_line import main
@@ -51,11 +42,8 @@ from jaxrnn.training.state import init_state
 from jaxrnn.training.step import truncated_step
 
 LEARNING_RATE, CLIP_NORM = 2e-3, 1.0
-STEPS_TO_IMPROVE = 5
-COMPILATIONS = 3
 
 Reading = Literal["last", "each", "blank"]
-Step = Callable[[], float]  # takes a training step, waits for it, and returns the loss before
 
 
 @dataclass(frozen=True)
@@ -205,45 +193,11 @@ def torch_step(given: Problem) -> Step:
     return step
 
 
-LIBRARIES: dict[str, Callable[[Problem], Step]] = {
+LIBRARIES: Libraries = {
     "jaxrnn": jaxrnn_step,
     "jaxrnn, sharded": jaxrnn_step,
     "torch": torch_step,
 }
-
-
-def build(library: str, given: Problem) -> Step:
-    """A library's step, in this process."""
-    jax.config.update("jax_num_cpu_devices", cores() if library.endswith("sharded") else 1)
-    return LIBRARIES[library](given)
-
-
-def first_call(library: str, given: Problem) -> float:
-    """Seconds of the first step, in this process."""
-    return seconds(build(library, given))
-
-
-def peak(library: str, given: Problem) -> int | None:
-    """Bytes of a step, in this process."""
-    return peak_bytes(build(library, given))
-
-
-def losses(step: Step) -> list[float]:
-    """Of some steps."""
-    return [step() for _ in range(STEPS_TO_IMPROVE)]
-
-
-def time_steps(given: Problem, repeats: int) -> dict[str, Spread]:
-    """Seconds of a step of each library."""
-    with contextlib.ExitStack() as stack:
-        steps = {name: stack.enter_context(Process(build, name, given)) for name in LIBRARIES}
-        for name, step in steps.items():
-            first, *_, last = step.ask(losses)
-            if not last < first < 1.5 * np.log(given.classes):
-                raise RuntimeError(f"{name} does not learn: its loss goes from {first} to {last}")
-        return interleaved(
-            {name: partial(step.ask, typical_seconds) for name, step in steps.items()}, repeats
-        )
 
 
 def measure(config: Config) -> list[Row]:
@@ -252,10 +206,12 @@ def measure(config: Config) -> list[Row]:
     with counted(f"measuring {len(config.problems)} models") as on_problem:
         for done, name in enumerate(config.problems, start=1):
             given = PROBLEMS[name]
-            for library, spread in time_steps(given, config.repeats).items():
-                first = [alone(first_call, library, given) for _ in range(COMPILATIONS)]
-                items, bytes_ = given.count() / spread.median, alone(peak, library, given)
-                rows.append(Row(name, library, spread, items, float(np.median(first)), bytes_))
+            for library, spread in time_steps(
+                LIBRARIES, given, config.repeats, 1.5 * math.log(given.classes)
+            ).items():
+                call = library, LIBRARIES[library], given
+                items = given.count() / spread.median
+                rows.append(Row(name, library, spread, items, first_call(*call), peak(*call)))
             on_problem(done, len(config.problems))
     return rows
 

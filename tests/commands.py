@@ -1,11 +1,14 @@
 """Commands of experiments as users type them, run in this process, which already has its devices."""
 
 import json
+import os
+import signal
 
 import pytest
 
 from experiments.data import corpora
 from experiments.harness import command_line
+from experiments.harness import fit as fitting
 
 SETS = corpora.data_directory()
 
@@ -33,6 +36,28 @@ def refusal(capsys, run, *arguments):
     error = capsys.readouterr().err
     assert "Traceback" not in error
     return error
+
+
+def killed(run, after, *arguments):
+    """SIGTERM before a training step: the command saves, and ends with the signal's exit code."""
+    original, taken = fitting.truncated_step, []
+
+    def interrupting(*of_task):
+        step = original(*of_task)
+
+        def counted(state, chunk):
+            taken.append(state)
+            if len(taken) == after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(state, chunk)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "truncated_step", interrupting)
+        with pytest.raises(SystemExit) as stopped:
+            run(*arguments)
+    assert stopped.value.code == 128 + signal.SIGTERM
 
 
 def read_metrics(out):

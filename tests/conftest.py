@@ -27,7 +27,7 @@ with mock.patch.dict(os.environ, COMPILES_FAST):
 # A compiled program takes three memory maps or more, and Linux allows a process 65,530; beyond, the
 # compiler crashes, and a worker that runs for a quarter of an hour comes there.
 MEMORY_MAPS = Path("/proc/self/maps")
-MOST_MEMORY_MAPS = 40_000
+MOST_MEMORY_MAPS = 50_000
 
 # The quick check runs the contract tests on one cell, tests of both dtypes in float64 only, and no doctest.
 QUICK_CELL = "lstm"

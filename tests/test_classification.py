@@ -1,17 +1,29 @@
 """Classification: its models against loops, and the script as users run it."""
 
 import json
-import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.classification import training
 from experiments.classification.__main__ import COMMANDS
+from experiments.classification.data import load_data
 from experiments.classification.models import Bag, Majority, Window
+from experiments.classification.training import (
+    Train,
+    build_model,
+    by_length,
+    load_vectors,
+    pretrained,
+    with_word,
+)
+from experiments.data.examples import NO_LABEL, UNKNOWN_LABEL, Batch, Examples
 from experiments.data.order_sentences import order_sentences
-from experiments.harness.labels import Judged, figures_of
-from tests.commands import read_metrics, refusal, runner
+from experiments.data.tokens import UNKNOWN
+from experiments.harness.labels import Judged, figures_of, label_loss
+from tests.commands import killed, read_metrics, refusal, runner
 from tests.digits import give
 
 SMALL = ["--hidden-size", "6", "--embedding-size", "4", "--batch-size", "16", "--steps", "6"]
@@ -65,13 +77,13 @@ def test_models_without_recurrence(words):
 
 
 def test_figures():
-    """F1 by hand: a 2·2/(3+2), b 2·1/(1+2), c, which is never guessed right, 0."""
-    judged = Judged(np.array([0, 0, 1, 1, 2, -1]), np.array([0, 0, 1, 0, 3, 1]), np.ones(6))
+    """F1 by hand: a 2·2/(3+2), b 2·1/(2+2); c, d and the unknown label, which are never right, 0."""
+    judged = Judged(np.array([0, 0, 1, 1, 2, UNKNOWN_LABEL]), np.array([0, 0, 1, 0, 3, 1]), np.ones(6))
     found = figures_of(judged, ["a", "b", "c", "d", "e"])
     assert found["accuracy"] == pytest.approx(3 / 6)
-    expected = {"a": 4 / 5, "b": 2 / 4, "c": 0.0, "d": 0.0}
+    expected = {"a": 4 / 5, "b": 2 / 4, "c": 0.0, "d": 0.0, "?": 0.0}
     assert found["f1"] == pytest.approx(expected)
-    assert found["macro_f1"] == pytest.approx(sum(expected.values()) / 4)
+    assert found["macro_f1"] == pytest.approx(sum(expected.values()) / 5)
 
 
 @pytest.mark.slow
@@ -101,29 +113,87 @@ def test_a_run_leaves_what_it_promises(trained, file, capsys, monkeypatch):
     told = capsys.readouterr()
     assert "labels of" in told.err
     assert "mixed (1)" in told.err
-    assert json.loads((trained / "evaluation.json").read_text())["accuracy"] in (0.0, 0.5)
+    right = 0.5 if first == "positive" else 0.0
+    assert json.loads((trained / "evaluation.json").read_text())["accuracy"] == right
+    other.write_bytes("positive\tcafé\n".encode("latin-1"))
+    assert "latin-1 say" in refusal(capsys, run, "evaluate", "--run", trained, "--data", other)
+    run("evaluate", "--run", trained, "--data", other, "--encoding", "latin-1")
+    assert "1 words are not in the vocabulary" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_resuming_changes_nothing(trained, file, tmp_path):
+def test_a_comparison_stopped_and_resumed(file, tmp_path, capsys, monkeypatch):
+    """SIGTERM in the first model; the vectors are read again, and must be the same."""
+    monkeypatch.setattr(training, "KINDS", ("rnn", "majority"))
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("good 1 2 3 4\nbad 4 3 2 1\n")
+    command = ["train", "--data", file, "--compare", "--vectors", vectors, *SMALL, "--word-dropout", "0.1"]
+    run(*command, "--out", tmp_path / "whole")
+    killed(run, 5, *command, "--out", tmp_path / "stopped")
+    assert not (tmp_path / "stopped/majority").exists()
+    vectors.write_text("good 1 2 3 5\nbad 4 3 2 1\n")
+    resume = ["train", "--out", tmp_path / "stopped", "--resume"]
+    assert "vectors: the text in" in refusal(capsys, run, *resume)
+    vectors.write_text("good 1 2 3 4\nbad 4 3 2 1\n")
+    run(*resume)
+    told = capsys.readouterr().out
+    whole, stopped = (
+        json.loads((tmp_path / name / "summary.json").read_text())["models"]
+        for name in ("whole", "stopped")
+    )
+    assert list(whole) == ["rnn", "majority"]
+    for kind, figures in whole.items():
+        assert figures | {"train_seconds": 0} == stopped[kind] | {"train_seconds": 0}
+        assert read_metrics(tmp_path / "whole" / kind) == read_metrics(tmp_path / "stopped" / kind)
+    assert {line["step"] for line in read_metrics(tmp_path / "whole/majority")} == {1}  # nothing to learn
+    assert (tmp_path / "whole/accuracy_by_length.png").exists()
+    assert "accuracy by the steps of the sequence" in told
+    message = "holds a comparison; name one of its runs: majority, rnn"
+    assert message in refusal(capsys, run, "predict", "--run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_images(tmp_path, capsys):
     out = tmp_path / "run"
-    run("train", "--data", file, "--out", out, *SMALL, "--steps", "3")
-    run("train", "--out", out, "--resume", "--steps", "6")
-    assert len(read_metrics(out)) == len(read_metrics(trained))
-    other = shutil.copytree(trained, tmp_path / "again")
-    run("train", "--out", other, "--resume")
-    assert read_metrics(other) == read_metrics(trained)
+    run("train", "--data", "digits", "--out", out, *SMALL, "--model", "window")
+    assert json.loads((out / "summary.json").read_text())["test_accuracy_by_length"].keys() == {"1–8"}
+    assert refusal(capsys, run, "predict", "--run", out).strip().endswith("reads images, not text")
 
 
-@pytest.mark.slow
-def test_comparison(tmp_path, capsys):
-    out = tmp_path / "study"
-    run("train", "--data", "digits", "--compare", "--out", out, *SMALL, "--direction", "bidirectional")
-    summary = json.loads((out / "summary.json").read_text())
-    assert list(summary["models"]) == ["rnn", "window", "bag", "majority"]
-    assert (out / "accuracy_by_length.png").exists()
-    assert "macro F1" in capsys.readouterr().out
-    assert refusal(capsys, run, "predict", "--run", out / "rnn").strip().endswith("reads images, not text")
+def test_accuracy_by_length_and_by_word():
+    """Lengths 1 to 12, right up to 6; by hand."""
+    lengths = np.arange(1, 13)
+    texts = ["not so", "is n't", "but knot", "so"] * 3
+    examples = Examples([np.zeros(n) for n in lengths], np.ones(12), texts)
+    judged = Judged(np.ones(12), (lengths <= 6).astype(int), np.ones(12))
+    found = by_length(judged, examples)
+    assert list(found) == ["1–3", "4–5", "6–7", "8–9", "10–11", "12–12"]
+    assert list(found.values()) == [1.0, 1.0, 0.5, 0.0, 0.0, 0.0]
+    assert with_word(judged, examples, "not") == 4 / 6  # sentences 1, 2, 5, 6, 9 and 10
+    assert with_word(judged, examples, "but") == 1 / 3
+
+
+def test_loss_of_labels():
+    """Against NumPy: padding is not counted, an unknown label is never right, words are dropped."""
+    table = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+
+    class Model:
+        @staticmethod
+        def apply(params, inputs, *, lengths, key):
+            return jnp.asarray(params)[inputs]
+
+    inputs = np.array([[4, 5], [6, 7], [8, 0]])
+    labels = np.array([[0, 2], [UNKNOWN_LABEL, 1], [1, NO_LABEL]], np.int32)
+    batch = Batch(inputs, np.array([3, 2]), labels)
+    sums = label_loss(Model)(table, batch, None)
+    known = [(t, b) for t, b in np.ndindex(3, 2) if labels[t, b] >= 0]
+    nats = sum(np.log(np.exp(table[inputs[at]]).sum()) - table[inputs[at]][labels[at]] for at in known)
+    right = sum(table[inputs[at]].argmax() == labels[at] for at in known)
+    np.testing.assert_allclose(sums["loss"], (nats, 4), rtol=1e-5)
+    np.testing.assert_allclose(sums["accuracy"], (right, 5))
+    dropped = label_loss(Model, word_dropout=0.999)(table, batch, jax.random.key(0))["loss"]
+    nats = sum(np.log(np.exp(table[UNKNOWN]).sum()) - table[UNKNOWN][labels[at]] for at in known)
+    np.testing.assert_allclose(dropped, (nats, 4), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -153,6 +223,14 @@ def test_pretrained_vectors(file, tmp_path, capsys):
     out = tmp_path / "run"
     run("train", "--data", file, "--vectors", vectors, "--out", out, *SMALL, "--steps", "1")
     assert f"{vectors}: 2 of" in capsys.readouterr().out
+    config = Train(data=str(file), embedding_size=4)
+    data = load_data(config)
+    model = build_model(config, data.inputs, data.shares, words=True)
+    drawn = model.init(jax.random.key(0)).encoder.embedding
+    found = pretrained(model, load_vectors(vectors, config, data))(jax.random.key(0)).encoder.embedding
+    ids = data.tokenizer.get_vocab()
+    np.testing.assert_array_equal(found[np.array([ids["good"], ids["bad"]])], [[1, 2, 3, 4], [4, 3, 2, 1]])
+    assert (np.asarray(found != drawn).any(axis=1)).sum() == 2
     for options, message in (
         (["--embedding-size", "5"], "has vectors of 4 numbers, and --embedding-size is 5"),
         (["--model", "bag"], "--vectors are for the embedding of --model rnn on text"),
@@ -176,6 +254,12 @@ def test_bad_input(file, tmp_path, capsys):
         (["--data", "klingon"], "data 'klingon' is neither a file nor one of order, digits, trec, sst"),
         (["--data", file, "--dropout", "1"], "dropout must lie in [0, 1), got 1.0"),
         (["--data", file, "--test", tmp_path / "none"], "cannot be read"),
+        (
+            ["--data", file, "--valid", one],
+            "no label of the validation part comes in training: it has x (30)",
+        ),
+        (["--data", "digits", "--test", file], "digits has parts of its own; --test are for text"),
+        (["--data", file, "--compare", "--vectors", tmp_path / "none"], "cannot be read"),
     ):
         assert message in refusal(capsys, run, "train", "--out", out, *SMALL, *options)
         assert not out.exists()

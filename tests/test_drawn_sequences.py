@@ -9,7 +9,7 @@ from experiments.data import gestures, scenes
 from experiments.data.corpora import library_files
 from experiments.data.python_tokens import CLASSES, classes_of, pieces
 from experiments.data.sentences import documentation, sentences_of, tatoeba_english, words_of
-from experiments.data.tokens import SPACE, UNKNOWN, encode_words, train_words
+from experiments.data.tokens import UNKNOWN, encode_words, train_words
 from tests.commands import needs
 
 SOURCE = '''\
@@ -54,9 +54,14 @@ def test_pieces_are_the_whole_file():
     begins = np.cumsum([0, *(len(piece.text) for piece in found)])[:-1]
     assert set(begins) <= set(starts)
     assert np.median([len(piece.text) for piece in found]) <= 256
-    for broken in ("(", "'''", "  x\n y"):
-        with pytest.raises(SyntaxError):
+    for broken in ("(", "'''", "if x:\n    x\n  y\n"):
+        with pytest.raises(SyntaxError) as error:
             classes_of(broken)
+        assert error.value.lineno
+    assert classes_of("x $ y\n")[0][2] == CLASSES.index("operator")
+    braces = "f'{{a}} {b}'"
+    classes = classes_of(f"x = {braces}\n")[0][4:-1]
+    assert {CLASSES[n] for n in classes[: braces.index("{b")]} == {"string"}
     assert classes_of("x = 1\f\ny = 2\n")[0][-2] == CLASSES.index("number")  # \f ends no line
 
 
@@ -94,13 +99,25 @@ def test_videos_of_gestures(tmp_path):
     assert sum(len(video.phases) for video in videos) == 9873
     assert {video.frames.shape[1] for video in videos} == {32}
     assert all(set(video.phases) == set(range(5)) for video in videos)
+    frames = np.random.default_rng(0).normal(size=(300, 32)) ** 3
+    scaled = gestures.standardized(frames)
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(gestures.standardized(7 * frames), scaled, atol=1e-4)
+    assert not gestures.standardized(np.zeros((5, 32))).any()
+    video = gestures.Video(scaled, np.arange(300, dtype=np.int32), "v")
+    starts = [piece.phases[0] for piece in gestures.pieces(video, 128, 32)]
+    assert starts == [0, 32, 64, 96, 128, 160, 192]
+    assert {n for piece in gestures.pieces(video, 128, 32) for n in piece.phases} == set(range(300))
     (tmp_path / "v.csv").write_text("head\n" + ",".join(["0.5"] * 32) + ",D\n" + "1,2,S\n")
     with pytest.raises(ValueError, match="line 3: expected 32 numbers and one of D, P, S, H, R"):
         gestures.read_video(tmp_path / "v.csv", "v")
 
 
+@pytest.mark.slow
 def test_words_and_sentences():
-    assert words_of("_x ____ a___b ___, it's") == ["_x", "___", "a___b", "___", ",", "it's"]
+    words = ["_x", "___", "___init", "a___b", "___", ",", "it's", "'s", "'", "a", "'"]
+    assert words_of("_x ____ ___init a___b ___, it's 's 'a'") == words
     assert [*sentences_of('A b. C\nd? "E" f.\n\n g h.i 5')] == ["A b.", "C d?", '"E" f.', "g h.i 5"]
     sentences = documentation()
     assert len(sentences) == len(set(sentences)) > 5000
@@ -115,7 +132,7 @@ def test_sentences_of_tatoeba():
 
 def test_vocabularies_of_words():
     words = train_words(["New York", "is", "New York", "Is"], min_count=2, lowercase=True)
-    (ids,) = encode_words(words, [["new york", "IS", "are", SPACE]])
+    (ids,) = encode_words(words, [["new york", "IS", "are", " "]])
     assert [words.id_to_token(int(number)) for number in ids[:2]] == ["new york", "is"]
     assert ids[2:].tolist() == [UNKNOWN, UNKNOWN]
     assert encode_words(words, [["</s>"]])[0].tolist() == [UNKNOWN]

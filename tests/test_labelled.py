@@ -7,14 +7,17 @@ import pytest
 
 from experiments.data.examples import (
     NO_LABEL,
+    UNKNOWN_LABEL,
     Examples,
     batches_in_order,
+    check_known,
     collate,
     hold_out,
+    numbers_of,
     training_batches,
 )
 from experiments.data.labelled import phrases_of, read_labelled, sst, trec
-from experiments.data.order_sentences import BAD, BAG_CEILING, GOOD, LABELS, clauses_of, order_sentences
+from experiments.data.order_sentences import BAD, BAG_CEILING, GOOD, LABELS, order_sentences
 from experiments.data.tagged import has_spans, read_tagged, ud_en_ewt
 from experiments.data.vectors import read_vectors
 from tests.commands import needs
@@ -29,7 +32,7 @@ def written(folder, text, name="file.tsv", encoding="utf-8"):
     ("name", "text", "labels", "texts", "told"),
     [
         ("a.tsv", "good\tso  fine\r\nbad\tso poor\n", ["good", "bad"], ["so fine", "so poor"], ""),
-        ("b.tsv", "label\ttext\n1\ta\n", ["1"], ["a"], ""),
+        ("b.tsv", "Label\ttext\r\n1\ta\r\n", ["1"], ["a"], ""),
         ("c.tsv", "1\ttitle\tbody\n2\tb\n", ["1", "2"], ["title body", "b"], ""),
         ("d.tsv", "1\ta\n\n2\t \n\tc\n", ["1"], ["a"], "3 of 4 lines lack a label or a text"),
         ("e.csv", 'Text,id,Label\n"a, b",7,x\n', ["x"], ["a, b"], "left out the columns id"),
@@ -59,13 +62,19 @@ def test_labelled_files(tmp_path, name, text, labels, texts, told):
         ("c.tsv", "", "is empty"),
         ("d.tsv", "x\t \n", "holds no label with a text among 1 lines"),
         ("e.csv", "kind,words\nx,a\n", "expected a header with label and text, got kind, words; --columns"),
-        ("f.tsv", "café\tnoir\n", "is not UTF-8 text: invalid continuation byte at byte 3"),
+        (
+            "g.csv",
+            'label,text\nx,"a\ny,b\n',
+            "after line 1: unexpected end of data; does a quotation mark lack its second?",
+        ),
+        ("h.csv", "label,text\nx,a\nx,good, not bad\n", "row 2: expected 2 columns, got another number"),
+        ("f.tsv", "café\tnoir\n", "at byte 3; --encoding names another, latin-1 say"),
     ],
 )
 def test_labelled_files_that_are_refused(tmp_path, name, text, message):
     path = written(tmp_path, text, name, "latin-1")
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_labelled(path, lambda told: None)
+        read_labelled(path, lambda told: None, encoding="utf-8")
 
 
 def test_other_encodings_and_columns(tmp_path):
@@ -115,20 +124,28 @@ def test_order_sentences():
     assert len(everything) == len(set(everything)) == 800
     for part in text:
         assert part.labels == [label_of(sentence.split()) for sentence in part.texts]
-        assert {clauses_of(sentence) for sentence in part.texts} == {1, 2, 3, 4, 5, 6}
-        assert abs(part.labels.count("positive") / len(part.labels) - 0.5) < 0.1
+        assert {sum(word in GOOD for word in sentence.split()) for sentence in part.texts} == set(
+            range(1, 7)
+        )
 
 
 def test_the_ceiling_of_a_bag_of_words():
-    """Exchanging the adjectives of the clause asked for turns the label and keeps the bag."""
+    """In every part, of the sentences with one bag of words half are positive."""
     assert BAG_CEILING == 0.5
-    for sentence in order_sentences((50, 1, 1)).train.texts:
-        words = sentence.split()
-        other = list(words)
-        denied, said = clause(words)
-        other[denied], other[said] = words[said], words[denied]
-        assert sorted(other) == sorted(words)
-        assert label_of(other) != label_of(words)
+    for part in order_sentences((600, 100, 100)):
+        labels = {}
+        for sentence, label in zip(part.texts, part.labels, strict=True):
+            labels.setdefault(tuple(sorted(sentence.split())), []).append(label)
+        assert all(2 * found.count("positive") == len(found) for found in labels.values())
+
+
+def test_labels_as_numbers():
+    told = []
+    assert numbers_of(["b", "x", "a"], ["a", "b"]).tolist() == [1, UNKNOWN_LABEL, 0]
+    check_known(["a", "x", "x"], ["a", "b"], "the test part", told.append)
+    assert told == ["labels of the test part that training lacks, all counted wrong: x (2)"]
+    with pytest.raises(ValueError, match="no label of the test part comes in training: it has A"):
+        check_known(["A"], ["a", "b"], "the test part", told.append)
 
 
 def test_held_out_texts_are_in_one_part():

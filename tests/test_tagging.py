@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from experiments.data import scenes
-from experiments.data.examples import Examples
+from experiments.data.examples import Examples, numbers_of
 from experiments.harness.labels import Judged, in_context
 from experiments.tagging import data as sequences
 from experiments.tagging.__main__ import COMMANDS
+from experiments.tagging.data import load_data
 from experiments.tagging.model import ModelSettings, build_model
-from experiments.tagging.training import span_f1
+from experiments.tagging.training import Train, span_f1
 from experiments.tagging.words import MOST_LETTERS, Words
 from tests.commands import refusal, runner
 from tests.digits import give
@@ -25,7 +26,8 @@ COLOURS, THINGS = ["red", "green", "blue"], ["cars", "trees", "Houses", "x" * 30
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(sequences, "PYTHON_CHARACTERS", 250_000)
+    sources = {f"{n}.py": f"def f_{n}(x):\n    return 'text {n}' + x  # {n}\n" * 8 for n in range(30)}
+    monkeypatch.setattr(sequences, "library_files", lambda: sources | {"broken.py": "("})
     monkeypatch.setattr(sequences, "SCENES", {"train": 40, "valid": 10, "test": 10})
     return runner(COMMANDS)
 
@@ -39,6 +41,7 @@ def file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_words_are_read_with_their_letters():
     """In NumPy's order of things: each word alone, then its sentence alone."""
     config = ModelSettings(hidden_size=5, embedding_size=4, letter_size=3, spelling_size=4, dropout=0.0)
@@ -67,14 +70,14 @@ def test_words_are_read_with_their_letters():
 
 
 def test_f1_of_spans():
-    """By hand: 3 true spans, 3 predicted, 1 of them the same."""
+    """By hand: 4 true spans, 3 predicted, 1 the same; a tag that training lacks is a span missed."""
     classes = ("B-P", "I-P", "O")
-    sentences = [("B-P I-P O B-P", "B-P I-P O O"), ("B-P O", "B-P I-P"), ("O O O", "O B-P O")]
+    sentences = [("B-P I-P O B-P", "B-P I-P O O"), ("B-P O", "B-P I-P"), ("O O X", "O B-P O")]
     true, predicted = (
-        np.array([classes.index(tag) for pair in sentences for tag in pair[n].split()]) for n in (0, 1)
+        np.concatenate([numbers_of(pair[n].split(), classes) for pair in sentences]) for n in (0, 1)
     )
     examples = Examples([np.zeros(len(pair[0].split())) for pair in sentences], [], [])
-    assert span_f1(Judged(true, predicted, np.ones(9)), examples, classes) == pytest.approx(1 / 3)
+    assert span_f1(Judged(true, predicted, np.ones(9)), examples, classes) == pytest.approx(2 / 7)
 
 
 def test_mistakes_are_shown_where_they_are():
@@ -89,6 +92,13 @@ def test_words(run, file, tmp_path, capsys, monkeypatch):
     run("train", "--data", file, "--out", out, *SMALL)
     summary = json.loads((out / "summary.json").read_text())
     assert {"test_accuracy", "test_macro_f1", "test_span_f1", "test_unseen_accuracy"} <= set(summary)
+    train, *_, test = (load_data(Train(data=str(file))))[:3]
+    seen = {word.lower() for words in train.texts for word in words}
+    assert (
+        summary["test_unseen_words"]
+        == sum(w.lower() not in seen for words in test.texts for w in words)
+        > 0
+    )
     capsys.readouterr()
     give(monkeypatch, "red cars  fly\n\nnever\n")
     run("tag", "--run", out)

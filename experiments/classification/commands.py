@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from experiments.classification.data import examples_of, load, report_unknown
+from experiments.classification.data import examples_of, load
 from experiments.classification.models import Model
 from experiments.classification.training import Train, build_model
 from experiments.data.corpora import read_text
-from experiments.data.examples import Examples
-from experiments.data.labelled import read_labelled
+from experiments.data.examples import check_known
+from experiments.data.labelled import Labelled, read_labelled
 from experiments.data.pairs import lines_of, normalized
-from experiments.data.tokens import encode
 from experiments.harness import fit as fitting
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
@@ -21,11 +20,13 @@ from experiments.harness.labels import (
     confusion_matrix,
     figures_of,
     judge,
+    note_unknown,
     probabilities,
     worst_mistakes,
 )
 from experiments.harness.reports import part
 from experiments.harness.settings import settings
+from experiments.harness.study import check_no_study
 
 
 @settings
@@ -56,6 +57,7 @@ class Evaluate:
 
 def load_run(folder: Path) -> tuple[Model, Any, tuple[str, ...], Tokenizer]:
     """The best model of a run, its parameters, its classes and its tokeniser."""
+    check_no_study(folder)
     config = runs.load_settings(folder, Train)
     shares, tokenizer = load(folder)
     if tokenizer is None:
@@ -69,7 +71,9 @@ def predict_command(config: Predict) -> None:
     model, params, classes, tokenizer = load_run(config.run)
     lines = [normalized(line) for line in lines_of(read_text(None, newline="", encoding=config.encoding))]
     texts = [line for line in lines if line]
-    examples = Examples(encode(tokenizer, texts), np.zeros(len(texts), np.int32), texts)
+    unlabelled = Labelled(texts, [classes[0]] * len(texts))
+    examples = examples_of(unlabelled, classes, tokenizer)
+    note_unknown(examples.inputs)
     found = iter(probabilities(model, params, examples) if texts else ())
     for line in lines:
         print(described(next(found), classes, config.probabilities) if line else "")
@@ -87,13 +91,15 @@ def evaluate_command(config: Evaluate) -> None:
     """Print the figures, and write them beside those of the run."""
     model, params, classes, tokenizer = load_run(config.run)
     text = read_labelled(config.data, note, encoding=config.encoding, columns=config.columns)
-    report_unknown(text.labels, classes, str(config.data), note)
-    judged = judge(model, params, examples_of(text, classes, tokenizer))
+    check_known(text.labels, classes, str(config.data), note)
+    examples = examples_of(text, classes, tokenizer)
+    note_unknown(examples.inputs)
+    judged = judge(model, params, examples)
     found = figures_of(judged, classes)
     print(f"{len(text.texts):,} texts: accuracy {found['accuracy']:.4f}, macro F1 {found['macro_f1']:.4f}")
     with part("evaluation.json"):
         runs.write_json(config.run / "evaluation.json", {"data": str(config.data), **found})
-    with part("evaluation.png"):
-        confusion_matrix(config.run / "evaluation.png", judged, classes, config.data.name)
+    with part("evaluation_confusion_matrix.png"):
+        confusion_matrix(config.run / "evaluation_confusion_matrix.png", judged, classes, config.data.name)
     with part("evaluation_mistakes.tsv"):
         worst_mistakes(config.run / "evaluation_mistakes.tsv", judged, classes, text.texts.__getitem__)

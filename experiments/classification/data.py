@@ -1,8 +1,6 @@
 """Labelled sequences by the settings of a run: texts as token ids, images as rows."""
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,12 +9,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from experiments.data.corpora import can_be_read
-from experiments.data.examples import NO_LABEL, Examples
+from experiments.data.examples import Examples, check_known, numbers_of, report_shared
 from experiments.data.labelled import Labelled, LabelledText, read_labelled, split, sst, trec
 from experiments.data.order_sentences import order_sentences
 from experiments.data.pairs import NAMES
-from experiments.data.tokens import encode, load_tokenizer, save_tokenizer, train_tokenizer
-from experiments.harness.run import DIGEST
+from experiments.data.sentences import words_of
+from experiments.data.tokens import encode_words, load_tokenizer, save_tokenizer, train_words
+from experiments.harness.run import DIGEST, read_json, write_json
 from experiments.harness.settings import Count, settings
 
 NAMED = ("order", "digits", "trec", "sst")
@@ -42,7 +41,7 @@ class DataSettings:
     """Of sst: negative and positive, or five from very negative to very positive."""
     phrases: bool = True
     """Train on every labelled phrase of sst, not on its sentences alone."""
-    min_count: Count = 1
+    min_count: Count = 2
     """Words that come less often in training are unknown ones."""
     lowercase: bool = True
     """Lose upper case."""
@@ -79,19 +78,24 @@ def load_data(config: DataSettings, report: Callable[[str], None] = print) -> Da
       ValueError: for an unknown name, files that do not fit, or a single class.
     """
     if config.data == "digits":
+        if given := [f"--{name}" for name in HELD_OUT if getattr(config, name) is not None]:
+            raise ValueError(f"digits has parts of its own; {' and '.join(given)} are for text")
         return digits()
     text = load_labelled(config, report)
     classes = tuple(sorted(set(text.train.labels)))
     if len(classes) < 2:
         raise ValueError(f"{config.data} has one class only, {classes[0]!r}; there is nothing to learn")
-    tokenizer = train_tokenizer(
-        text.train.texts, "word", vocabulary_size=1, min_count=config.min_count, lowercase=config.lowercase
+    tokenizer = train_words(
+        (word for sentence in text.train.texts for word in words_of(sentence)),
+        min_count=config.min_count,
+        lowercase=config.lowercase,
     )
     for name in HELD_OUT:
-        report_unknown(getattr(text, name).labels, classes, f"the {NAMES[name]} part", report)
+        check_known(getattr(text, name).labels, classes, f"the {NAMES[name]} part", report)
+        report_shared(text.train.texts, getattr(text, name).texts, f"the {NAMES[name]} part", report)
     train, valid, test = (examples_of(part, classes, tokenizer) for part in text)
     digests = {
-        name + DIGEST: hashlib.sha256(json.dumps(part).encode()).hexdigest()
+        name + DIGEST: hashlib.sha256(repr(part).encode()).hexdigest()
         for name, part in text._asdict().items()
     }
     return Data(train, valid, test, classes, tokenizer, digests)
@@ -116,28 +120,13 @@ def load_labelled(config: DataSettings, report: Callable[[str], None]) -> Labell
         text = LabelledText(**{"train": train, **own, **dict(zip(missing, rest, strict=True))})
     else:
         raise ValueError(f"data {config.data!r} is neither a file nor one of {', '.join(NAMED)}")
-    text = text._replace(**own)
-    trained = set(text.train.texts)
-    for name in HELD_OUT:
-        if shared := len(trained & set(getattr(text, name).texts)):
-            report(f"{shared:,} texts of the {NAMES[name]} part are also in training; they stay")
-    return text
-
-
-def report_unknown(
-    labels: Sequence[str], classes: Sequence[str], where: str, report: Callable[[str], None]
-) -> None:
-    """Name the labels that training does not have."""
-    if unknown := Counter(label for label in labels if label not in classes):
-        found = ", ".join(f"{label} ({count:,})" for label, count in unknown.items())
-        report(f"labels of {where} that training lacks, all counted wrong: {found}")
+    return text._replace(**own)
 
 
 def examples_of(text: Labelled, classes: Sequence[str], tokenizer: Tokenizer) -> Examples:
     """Texts as token ids and labels as numbers."""
-    numbers = {label: number for number, label in enumerate(classes)}
-    labels = [numbers.get(label, NO_LABEL) for label in text.labels]
-    return Examples(encode(tokenizer, text.texts), np.array(labels, np.int32), text.texts)
+    inputs = encode_words(tokenizer, [words_of(sentence) for sentence in text.texts])
+    return Examples(inputs, numbers_of(text.labels, classes), text.texts)
 
 
 def digits() -> Data:
@@ -161,7 +150,7 @@ def digits() -> Data:
 def save(data: Data, folder: Path) -> None:
     """Write what a run needs beside its parameters: ``classes.json`` and, of texts, ``vocabulary.json``."""
     shares = dict(zip(data.classes, data.shares, strict=True))
-    (folder / "classes.json").write_text(json.dumps(shares, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "classes.json", shares)
     if data.tokenizer is not None:
         save_tokenizer(data.tokenizer, folder / "vocabulary.json")
 
@@ -172,10 +161,6 @@ def load(folder: Path) -> tuple[dict[str, float], Tokenizer | None]:
     Raises:
       ValueError: if a file is missing or damaged.
     """
-    path = folder / "classes.json"
-    try:
-        shares = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged: {error}") from error
     vocabulary = folder / "vocabulary.json"
+    shares = read_json(folder / "classes.json")
     return shares, load_tokenizer(vocabulary) if vocabulary.exists() else None

@@ -60,7 +60,7 @@ class Window:
 
     Equations::
 
-    h = tanh(Σ_i x_{T−i} W_i + b);  logits = h W_out + b_out
+        h = tanh(Σ_i x_{T−i} W_i + b);  logits = h W_out + b_out
     """
 
     inputs: int
@@ -98,7 +98,8 @@ class Majority:
 
     def apply(self, params: Array, inputs: Array, *, lengths: Array, key: Any = None) -> Array:
         """The logits ``(batch, classes)``."""
-        return jnp.broadcast_to(params, (len(lengths), len(self.shares)))
+        logits = jax.lax.stop_gradient(params)  # training leaves them as they are
+        return jnp.broadcast_to(logits, (len(lengths), len(self.shares)))
 
 
 Model = SequenceModel | Bag | Window | Majority

@@ -1,6 +1,7 @@
 """Training and measuring classifiers, one alone or four compared."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,8 @@ from experiments.classification.data import NAMED, Data, DataSettings, load_data
 from experiments.classification.models import KINDS, Bag, Kind, Majority, Model, Window
 from experiments.data.examples import Examples
 from experiments.data.order_sentences import BAG_CEILING
-from experiments.data.tokens import SPACE
-from experiments.data.vectors import read_vectors
+from experiments.data.tokens import SPECIAL
+from experiments.data.vectors import Vectors, read_vectors
 from experiments.harness import run as runs
 from experiments.harness.fit import Fitted, fit, parameters, report
 from experiments.harness.labels import (
@@ -27,7 +28,7 @@ from experiments.harness.labels import (
 )
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, Fraction, Positive, TrainingSettings, settings
-from experiments.harness.study import print_table, run_members
+from experiments.harness.study import print_table, run_members, summarize
 from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.models.encoder import Direction, Encoder
 from jaxrnn.models.sequence import SequenceModel, SequenceModelParams
@@ -52,7 +53,7 @@ class Train(DataSettings, TrainingSettings):
     """Hidden units of each layer and direction, and of the window's network."""
     embedding_size: Count = 64
     """Size of the learned word embedding."""
-    vectors: Path | None = None
+    vectors: str | None = None
     """Word vectors from which the embedding starts: a text file as GloVe and word2vec write it."""
     direction: Direction = "forward"
     """How the recurrent network reads: forward, reversed or bidirectional."""
@@ -77,15 +78,14 @@ def train_command(config: Train) -> None:
     if config.vectors is not None and (config.model != "rnn" or config.data == "digits"):
         raise ValueError("--vectors are for the embedding of --model rnn on text")
     data = load_data(config)
+    vectors = None if config.vectors is None else load_vectors(Path(config.vectors), config, data)
     sizes = ", ".join(f"{len(getattr(data, name).labels):,} {name}" for name in ("train", "valid", "test"))
     print(f"{config.data}: {sizes}; {len(data.classes)} classes; run in {config.folder}", flush=True)
     if not config.compare:
-        train(config, data, config.folder)
+        train(config, data, vectors, config.folder)
         return
     variants: dict[str, dict[str, Any]] = {kind: {"model": kind, "compare": False} for kind in KINDS}
-    for kind in set(KINDS) - {"rnn"}:
-        variants[kind]["vectors"] = None
-    results = run_members(config, variants, lambda own: train(own, data, config.folder))
+    results = run_members(config, variants, lambda own: train(own, data, vectors, config.folder))
     compare(config, results)
 
 
@@ -110,33 +110,43 @@ def build_model(config: Train, inputs: int, shares: tuple[float, ...], *, words:
     return SequenceModel(encoder, len(shares), pool=config.pool)
 
 
-def pretrained(model: Any, data: Data, path: Path) -> Callable[[jax.Array], SequenceModelParams]:
-    """``model.init``, but for the embeddings of words that have a vector in a file.
+def load_vectors(path: Path, config: Train, data: Data) -> Vectors:
+    """The vectors of words in training; how many have none is reported.
 
     Raises:
       ValueError: as ``read_vectors``, and for vectors of another size than the embedding's.
     """
     vocabulary = {} if data.tokenizer is None else data.tokenizer.get_vocab()
-    words = {word.removeprefix(SPACE): number for word, number in vocabulary.items()}
-    rows, values = read_vectors(path, words)
-    size, expected = values.shape[1], model.encoder.embedding_size
-    if size != expected:
-        raise ValueError(f"{path} has vectors of {size} numbers, and --embedding-size is {expected}")
-    print(
-        f"{path}: {len(rows):,} of {len(words):,} words; the other {len(words) - len(rows):,} start random"
-    )
+    words = {word: number for word, number in vocabulary.items() if number >= len(SPECIAL)}
+    vectors = read_vectors(path, words)
+    size, found = vectors.values.shape[1], len(vectors.rows)
+    if size != config.embedding_size:
+        raise ValueError(
+            f"{path} has vectors of {size} numbers, and --embedding-size is {config.embedding_size}"
+        )
+    print(f"{path}: {found:,} of {len(words):,} words; {len(words) - found:,} are missing and start random")
+    return vectors
+
+
+def pretrained(model: SequenceModel, vectors: Vectors) -> Callable[[jax.Array], SequenceModelParams]:
+    """``model.init``, but for the embeddings of words that have a vector."""
 
     def init(key: jax.Array) -> SequenceModelParams:
         params = model.init(key)
-        embedding = params.encoder.embedding.at[rows].set(values)
+        embedding = params.encoder.embedding.at[vectors.rows].set(vectors.values)
         return params._replace(encoder=params.encoder._replace(embedding=embedding))
 
     return init
 
 
-def train(config: Train, data: Data, whole: Path) -> dict[str, Any]:
+def train(config: Train, data: Data, vectors: Vectors | None, whole: Path) -> dict[str, Any]:
     """A run in ``config.folder``, and its figures; ``whole`` is the study that it is a part of."""
     model = build_model(config, data.inputs, data.shares, words=data.tokenizer is not None)
+    if isinstance(model, Majority):
+        config = dataclasses.replace(config, steps=1)  # there is nothing to learn
+    record = dict(data.digests)
+    if vectors is not None:
+        record["vectors" + runs.DIGEST] = hashlib.sha256(vectors.values.tobytes()).hexdigest()
     task = label_task(
         config,
         data,
@@ -144,11 +154,11 @@ def train(config: Train, data: Data, whole: Path) -> dict[str, Any]:
         items=("examples", 1),
         until_best=config.data not in NAMED,
         word_dropout=config.word_dropout if data.tokenizer is not None else 0.0,
-        record=data.digests,
+        record=record,
         assets=lambda folder: save(data, folder),
     )
-    if config.vectors is not None:
-        task = dataclasses.replace(task, init=pretrained(model, data, config.vectors))
+    if vectors is not None and isinstance(model, SequenceModel):
+        task = dataclasses.replace(task, init=pretrained(model, vectors))
     return finish(fit(config, task, whole=whole), config, data, model)
 
 
@@ -184,9 +194,8 @@ def by_length(judged: Judged, examples: Examples) -> dict[str, float]:
 def with_word(judged: Judged, examples: Examples, word: str) -> float:
     """The accuracy on texts that hold a word; "not" also as the ending n't."""
     forms = {"not", "n't"} if word == "not" else {word}
-    return float(
-        np.mean(judged.right[[bool(forms & set(text.lower().split())) for text in examples.texts]])
-    )
+    holding = [bool(forms & set(text.lower().split())) for text in examples.texts]
+    return float(np.mean(judged.right[holding]))
 
 
 def compare(config: Train, results: dict[str, dict[str, Any]]) -> None:
@@ -194,17 +203,16 @@ def compare(config: Train, results: dict[str, dict[str, Any]]) -> None:
     columns = {"accuracy": "test_accuracy", "macro F1": "test_macro_f1"}
     if config.data == "sst":
         columns |= {f'with "{word}"': f"test_accuracy_with_{word}" for word in CONTRASTS}
-    print()
-    print_table(results, columns | {"parameters": "parameters", "seconds": "train_seconds"})
+    summarize(config, results, columns)
     if config.data == "order":
-        print(f"a bag of words can expect {BAG_CEILING:.4f} here, whatever its weights")
-    print(f"all in {config.folder}")
-    summary = {"models": results, "settings": runs.config_record(config), **runs.environment()}
-    runs.write_json(config.folder / "summary.json", summary)
+        print(f"a bag of words is right of {BAG_CEILING:.4f} here, whatever its weights")
+    by_length = {kind: of["test_accuracy_by_length"] for kind, of in results.items()}
+    print("\naccuracy by the steps of the sequence")
+    print_table(by_length, {steps: steps for steps in by_length["rnn"]})
     with part("accuracy_by_length.png"):
         curves(
             config.folder / "accuracy_by_length.png",
-            {kind: of["test_accuracy_by_length"] for kind, of in results.items()},
+            by_length,
             x_label="steps of the sequence",
             y_label="test accuracy",
             title=Path(config.data).name,

@@ -7,9 +7,11 @@ from experiments.cloze.filling import blanked, fill
 from experiments.cloze.training import described, leave_mistakes, load_run, measured, read
 from experiments.data.corpora import read_text
 from experiments.data.pairs import lines_of
-from experiments.data.sentences import read_sentences
+from experiments.data.sentences import BLANK, read_sentences
+from experiments.data.tokens import encode_words
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
+from experiments.harness.labels import note_unknown
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, settings
 
@@ -48,6 +50,7 @@ def fill_command(config: Fill) -> None:
     model, params, words = load_run(config.run)
     lines = [line.strip() for line in lines_of(read_text(None, newline="", encoding=config.encoding))]
     sentences = [blanked(line, f"line {n}") for n, line in enumerate(lines, start=1) if line]
+    note_unknown(encode_words(words, [[w for w in s if w != BLANK] for s in sentences]))
     found = iter(fill(model, params, words, sentences, config.best) if sentences else ())
     for line in lines:
         print("\t".join(f"{word}\t{p:.4f}" for word, p in next(found)) if line else "")
@@ -58,7 +61,7 @@ def evaluate_command(config: Evaluate) -> None:
     model, params, words = load_run(config.run)
     read_from = read_sentences(config.data, config.encoding)
     sentences = short_enough(read_from, config.max_words, str(config.data), note)
-    examples = examples_of(sentences, words)
+    examples = examples_of(sentences, words, str(config.data), note)
     found = read(model, params, examples)
     print(described(found))
     with part("evaluation.json"):

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from experiments.data.corpora import can_be_read
-from experiments.data.examples import NO_LABEL, Examples, hold_out
+from experiments.data.examples import NO_LABEL, Examples, hold_out, report_shared
 from experiments.data.pairs import NAMES
 from experiments.data.sentences import documentation, read_sentences, tatoeba_english, words_of
 from experiments.data.tokens import END, SPECIAL, START, UNKNOWN, encode_words, train_words
@@ -81,7 +81,10 @@ def load_data(config: DataSettings, report: Callable[[str], None] = print) -> Da
         name + DIGEST: hashlib.sha256("\n".join(map(" ".join, part)).encode()).hexdigest()
         for name, part in parts.items()
     }
-    train, valid, test = (examples_of(parts[name], words) for name in NAMES)
+    texts = {name: [" ".join(sentence) for sentence in part] for name, part in parts.items()}
+    for name in HELD_OUT:
+        report_shared(texts["train"], texts[name], f"the {NAMES[name]} part", report)
+    train, valid, test = (examples_of(parts[name], words, name, report) for name in NAMES)
     return Data(train, valid, test, words, digests)
 
 
@@ -113,11 +116,27 @@ def short_enough(
     return kept
 
 
-def examples_of(sentences: Sequence[Sequence[str]], words: Tokenizer) -> Examples:
-    """Sentences between a start and an end, and as labels their words, but for unknown ones."""
+def examples_of(
+    sentences: Sequence[Sequence[str]], words: Tokenizer, name: str, report: Callable[[str], None]
+) -> Examples:
+    """Sentences between a start and an end, and as labels their words, but for unknown ones. Sentences
+    without a known word are left out and reported.
+
+    Raises:
+      ValueError: if there are no others.
+    """
     inputs, labels = [], []
-    for ids in encode_words(words, sentences):
+    kept = [
+        (sentence, ids)
+        for sentence, ids in zip(sentences, encode_words(words, sentences), strict=True)
+        if (ids != UNKNOWN).any()
+    ]
+    if not kept:
+        raise ValueError(f"{name} has no word that comes often enough in training to be known")
+    if left := len(sentences) - len(kept):
+        report(f"{name}: left out {left:,} sentences without a known word")
+    for _, ids in kept:
         inputs.append(np.concatenate([[START], ids, [END]]).astype(np.int32))
         known = np.where(ids == UNKNOWN, NO_LABEL, ids)
         labels.append(np.concatenate([[NO_LABEL], known, [NO_LABEL]]).astype(np.int32))
-    return Examples(inputs, labels, [["<s>", *sentence, "</s>"] for sentence in sentences])
+    return Examples(inputs, labels, [["<s>", *sentence, "</s>"] for sentence, _ in kept])

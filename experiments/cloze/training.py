@@ -20,7 +20,7 @@ from experiments.harness.fit import Fitted, equal_size, fit, load, parameters, r
 from experiments.harness.labels import Judged, curves, in_context, label_task, worst_mistakes
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, Fraction, Positive, TrainingSettings, settings
-from experiments.harness.study import print_table, run_members
+from experiments.harness.study import check_no_study, run_members, summarize
 from jaxrnn.cells.stack import Stack
 from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.models.encoder import Direction, Encoder
@@ -198,13 +198,10 @@ def described(found: Read) -> str:
 def compare(config: Train, results: dict[str, dict[str, Any]]) -> None:
     """The table of all three, the summary, and bits by the position of the word."""
     columns = {"bits": "test_bits_per_word", "accuracy": "test_accuracy"}
-    print()
-    print_table(results, columns | {"parameters": "parameters", "seconds": "train_seconds"})
+    summarize(config, results, columns)
     bits = {name: of["test_bits_per_word"] for name, of in results.items()}
     gain = min(bits["left"], bits["right"]) - bits["both"]
-    print(f"both sides save {gain:z.4f} bits a word over the better single one; all in {config.folder}")
-    summary = {"models": results, "settings": runs.config_record(config), **runs.environment()}
-    runs.write_json(config.folder / "summary.json", summary)
+    print(f"both sides save {gain:z.4f} bits a word over the better single one")
     with part("bits_by_position.png"):
         curves(
             config.folder / "bits_by_position.png",
@@ -217,6 +214,7 @@ def compare(config: Train, results: dict[str, dict[str, Any]]) -> None:
 
 def load_run(folder: Path) -> tuple[BlankModel, Any, Tokenizer]:
     """The best model of a run, its parameters and its words."""
+    check_no_study(folder)
     config = runs.load_settings(folder, Train)
     words = load_tokenizer(folder / VOCABULARY)
     model = build_model(config, words.get_vocab_size())

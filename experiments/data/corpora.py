@@ -97,13 +97,13 @@ def can_be_read(path: Path) -> bool:
     return path.exists() and not path.is_dir()
 
 
-def read_text(path: Path | None, newline: str | None = None, encoding: str = "utf-8") -> str:
+def read_text(path: Path | None, newline: str | None = None, encoding: str | None = None) -> str:
     """All of a text file, or of standard input for None, without a byte-order mark.
 
     Args:
       path: the file; None reads standard input, whatever the locale.
       newline: as of ``open``, so that by default every kind of line end becomes LF.
-      encoding: of the file.
+      encoding: of the file; None is UTF-8, where the user cannot choose.
 
     Raises:
       ValueError: for what is missing, closed, empty, or not text in that encoding, or an unknown one.
@@ -111,7 +111,7 @@ def read_text(path: Path | None, newline: str | None = None, encoding: str = "ut
     name = "standard input" if path is None else str(path)
     try:
         content = _standard_input() if path is None else path.read_bytes()
-        text = content.decode(encoding).removeprefix("\ufeff")
+        text = content.decode(encoding or "utf-8").removeprefix("\ufeff")
     except LookupError as error:
         raise ValueError(
             f"encoding {encoding!r} is unknown; utf-8 and latin-1 are the usual ones"
@@ -120,8 +120,9 @@ def read_text(path: Path | None, newline: str | None = None, encoding: str = "ut
         for marked, marks in _BYTE_ORDER_MARKS.items():
             if content.startswith(marks):
                 raise ValueError(f"{name} is {marked} text, expected UTF-8") from error
-        what = encoding.upper()
-        raise ValueError(f"{name} is not {what} text: {error.reason} at byte {error.start}") from error
+        what = f"{name} is not {(encoding or 'utf-8').upper()} text: {error.reason} at byte {error.start}"
+        hint = "" if encoding is None else "; --encoding names another, latin-1 say"
+        raise ValueError(what + hint) from error
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
     if "\0" in text:

@@ -1,7 +1,8 @@
 """Examples with labels, one for a whole sequence or one at every step, and batches of them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,8 @@ from experiments.data.batches import (
 BUCKETS = 6
 STEPS = 2**12  # of all sequences together that an evaluation reads side by side
 MOST_LANES = 256
-NO_LABEL = -1  # at padding, and of a label that training does not have
+NO_LABEL = -1  # at padding, say: nothing is counted
+UNKNOWN_LABEL = -2  # one that training does not have: counted, and always wrong
 HELD_OUT_FRACTION = 0.1
 
 
@@ -46,7 +48,7 @@ class Batch(NamedTuple):
 
     inputs: Any  # (time, batch, ...) in every leaf
     lengths: np.ndarray  # (batch,) int32
-    labels: np.ndarray  # (batch,) or (time, batch) int32, NO_LABEL where there is none
+    labels: np.ndarray  # (batch,) or (time, batch) int32; negative ones are no classes
 
 
 def collate(examples: Examples, indices: Sequence[int], time: int, lanes: int) -> Batch:
@@ -85,6 +87,41 @@ def batches_in_order(examples: Examples) -> Iterator[tuple[list[int], Batch]]:
     )
     for indices, (time,), lanes in groups:
         yield indices, collate(examples, indices, time, lanes)
+
+
+def numbers_of(labels: Iterable[str], classes: Sequence[str]) -> np.ndarray:
+    """Labels as numbers of classes.
+
+    >>> numbers_of(["b", "c", "a"], ["a", "b"]).tolist() == [1, UNKNOWN_LABEL, 0]
+    True
+    """
+    numbers = {label: number for number, label in enumerate(classes)}
+    return np.array([numbers.get(label, UNKNOWN_LABEL) for label in labels], np.int32)
+
+
+def check_known(
+    labels: Iterable[str], classes: Sequence[str], where: str, report: Callable[[str], None]
+) -> None:
+    """Name the labels that training does not have.
+
+    Raises:
+      ValueError: if it has none of them.
+    """
+    counts = Counter(labels)
+    unknown = {label: count for label, count in counts.items() if label not in classes}
+    found = ", ".join(f"{label} ({count:,})" for label, count in unknown.items())
+    if len(unknown) == len(counts):
+        raise ValueError(f"no label of {where} comes in training: it has {found}")
+    if unknown:
+        report(f"labels of {where} that training lacks, all counted wrong: {found}")
+
+
+def report_shared(
+    train: Sequence[str], other: Sequence[str], where: str, report: Callable[[str], None]
+) -> None:
+    """Tell how many texts of another part are also in training."""
+    if shared := len(set(train) & set(other)):
+        report(f"{shared:,} texts of {where} are also in training; they stay")
 
 
 def hold_out(texts: Sequence[str], parts: Sequence[str]) -> list[list[int]]:

@@ -76,7 +76,8 @@ def read_video(path: Path, name: str) -> Video:
 def standardized(frames: np.ndarray) -> np.ndarray:
     """Features with mean 0 and variance 1 over the video, fast motions compressed as by a logarithm.
 
-    Each video by itself, without its labels: people, and cameras, differ in scale.
+    Each video by itself, without its labels: people, and cameras, differ in scale. It takes the whole
+    video, so that a network which reads forward has a hint of what comes.
     """
     compressed = np.arcsinh(frames / (np.median(np.abs(frames), axis=0) + 1e-9))
     deviation = compressed.std(axis=0)

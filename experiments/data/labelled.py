@@ -112,13 +112,13 @@ def _sentiment(label: int, classes: int) -> str | None:
 
 
 def read_labelled(
-    path: Path | None,
+    path: Path,
     report: Callable[[str], None],
     *,
-    encoding: str = "utf-8",
+    encoding: str | None = None,
     columns: tuple[str, str] = ("label", "text"),
 ) -> Labelled:
-    """The examples of a file, or of standard input for None.
+    """The examples of a file.
 
     Args:
       path: lines ``label<TAB>text``, or ``label<TAB>text<TAB>text``, whose texts are joined; or a CSV file
@@ -130,9 +130,8 @@ def read_labelled(
     Raises:
       ValueError: for what cannot be read, a line without a tab, a header without the two, or no example.
     """
-    name = "standard input" if path is None else str(path)
-    text = read_text(path, newline="", encoding=encoding)
-    if path is not None and path.suffix.lower() == ".csv":
+    name, text = str(path), read_text(path, newline="", encoding=encoding)
+    if path.suffix.lower() == ".csv":
         labels, texts = _from_csv(text, name, columns, report)
     else:
         labels, texts = _from_lines(text, name)
@@ -142,8 +141,8 @@ def read_labelled(
 def _from_lines(text: str, name: str) -> tuple[list[str], list[str]]:
     labels, texts = [], []
     for number, line in enumerate(lines_of(text), start=1):
-        label, *columns = line.split("\t")
-        if label.strip() and not 1 <= len(columns) <= 2:
+        label, *columns = (column.strip() for column in line.split("\t"))
+        if label and not 1 <= len(columns) <= 2:
             raise ValueError(
                 f"{name}, line {number}: expected label<TAB>text, or a second text after another tab, got "
                 f"{len(columns) or 'no'} tab{'s' * (len(columns) > 1)}"
@@ -158,8 +157,14 @@ def _from_lines(text: str, name: str) -> tuple[list[str], list[str]]:
 def _from_csv(
     text: str, name: str, columns: tuple[str, str], report: Callable[[str], None]
 ) -> tuple[list[str], list[str]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    header = {column.strip().lower(): column for column in rows.fieldnames or ()}
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = {column.strip().lower(): column for column in rows.fieldnames or ()}
+        found = list(rows)
+    except csv.Error as error:
+        raise ValueError(
+            f"{name}, after line {rows.line_num}: {error}; does a quotation mark lack its second?"
+        ) from error
     wanted = [column.lower() for column in columns]
     if not set(wanted) <= set(header):
         raise ValueError(
@@ -169,8 +174,13 @@ def _from_csv(
     if others := [column for column in header if column not in wanted]:
         report(f"{name}: left out the columns {', '.join(others)}")
     label, of_text = (header[column] for column in wanted)
-    found = [(row[label] or "", row[of_text] or "") for row in rows]
-    return [label for label, _ in found], [text for _, text in found]
+    for number, row in enumerate(found, start=1):
+        if None in row or None in row.values():
+            raise ValueError(
+                f"{name}, row {number}: expected {len(header)} columns, got another number; a text with a "
+                "comma stands in double quotes"
+            )
+    return [row[label] for row in found], [row[of_text] for row in found]
 
 
 def clean(

@@ -8,9 +8,9 @@ The label is the sentiment of the thing that it is about: here "positive". Every
 one bad adjective, so that the clause asked for says as much of the one as of the other.
 
 The ceiling of a bag of words: exchange the two adjectives of the clause that is asked for. The bag of words
-stays the same, the label turns around, and both sentences are as probable. So given its bag every sentence
-is positive with probability 1/2, and no rule that sees bags alone is expected to be right more often than
-that.
+stays the same, and the label turns around. Both sentences are always drawn together, into the same part of
+the data, so that of the sentences with one bag half are positive in every part: whatever a rule that sees
+bags alone says of them, it is right of half.
 """
 
 import itertools
@@ -38,41 +38,33 @@ BAG_CEILING = 0.5
 def order_sentences(counts: Sequence[int] = (12_000, 1_000, 3_000)) -> LabelledText:
     """Sentences of one to six clauses to train on, to validate on and to test on; no sentence comes twice.
 
-    >>> text = order_sentences((2, 1, 1))
-    >>> text.train.labels[0] in LABELS, len(text.test.texts)
-    (True, 1)
+    ``counts`` are even: sentences come in twos.
+
+    >>> text = order_sentences((2, 2, 2))
+    >>> text.train.labels, sorted(text.test.texts[0]) == sorted(text.test.texts[1])
+    (['negative', 'positive'], True)
     """
     random = np.random.default_rng(0)  # the data set, whatever the seed of a run
     found: dict[str, str] = {}
     while len(found) < sum(counts):
-        text, label = draw(random, clauses=1 + len(found) % MOST_CLAUSES)
-        found.setdefault(text, label)
+        texts = draw(random, clauses=1 + len(found) // 2 % MOST_CLAUSES)
+        if texts[0] not in found:
+            found.update(zip(texts, LABELS, strict=True))
     items, bounds = list(found.items()), np.cumsum([0, *counts])
     parts = [items[a:b] for a, b in itertools.pairwise(bounds)]
     return LabelledText(*(Labelled([t for t, _ in part], [label for _, label in part]) for part in parts))
 
 
 def draw(random: np.random.Generator, clauses: int) -> tuple[str, str]:
-    """A sentence and its label."""
+    """A negative and a positive sentence, with the same words."""
     things = random.permutation(THINGS)[:clauses]
     asked = random.integers(clauses)
-    words = [f"about the {things[asked]} :"]
-    for number, thing in enumerate(things):
-        pair = random.choice(GOOD), random.choice(BAD)
-        positive = bool(random.integers(2))
-        said, denied = pair if positive else pair[::-1]
-        if number == asked:
-            label = LABELS[positive]
-        if number:
-            words.append(random.choice(LINKS))
-        words.append(random.choice(CLAUSES).format(thing=thing, said=said, denied=denied))
-    return " ".join(words), label
-
-
-def clauses_of(text: str) -> int:
-    """How many clauses a sentence has.
-
-    >>> clauses_of("about the plot : the plot is good , not bad")
-    1
-    """
-    return sum(text.count(f" {word}") for word in GOOD)
+    links = ["", *random.choice([f" {link} " for link in LINKS], clauses - 1)]
+    texts = [f"about the {things[asked]} : "] * len(LABELS)
+    for number, (thing, link) in enumerate(zip(things, links, strict=True)):
+        pair, clause = (random.choice(BAD), random.choice(GOOD)), random.choice(CLAUSES)
+        positive = random.integers(2)
+        for label in range(len(LABELS)):
+            says = label if number == asked else positive
+            texts[label] += link + clause.format(thing=thing, said=pair[says], denied=pair[1 - says])
+    return texts[0], texts[1]

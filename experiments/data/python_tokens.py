@@ -11,7 +11,7 @@ import numpy as np
 
 CLASSES = ("white space", "keyword", "name", "number", "string", "comment", "operator")
 _SPACE, _KEYWORD, _NAME, _NUMBER, _STRING, _COMMENT, _OPERATOR = range(len(CLASSES))
-_STRINGS = {"STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"}
+_STRINGS = {"STRING", *(f"{kind}STRING_{part}" for kind in "FT" for part in ("START", "MIDDLE", "END"))}
 _KINDS = {"NUMBER": _NUMBER, "COMMENT": _COMMENT, "OP": _OPERATOR} | dict.fromkeys(_STRINGS, _STRING)
 
 
@@ -47,8 +47,12 @@ def classes_of(source: str) -> tuple[np.ndarray, list[int]]:
             if name == "NEWLINE" and end < len(source):
                 starts.append(end)
             continue
+        elif name == "ERRORTOKEN" and not token.string.isspace():
+            kind = _OPERATOR  # "$", say, which is one from Python 3.12 on
         else:
             kind = _KINDS.get(name, _SPACE)
+        if name.endswith("_MIDDLE") and source[end - 1 : end + 1] in ("{{", "}}"):
+            end += 1  # of a doubled brace the token covers one
         classes[start:end] = kind
     return classes, starts
 
@@ -57,7 +61,8 @@ def _tokens(source: str) -> Iterator[tokenize.TokenInfo]:
     try:
         yield from tokenize.generate_tokens(io.StringIO(source).readline)
     except tokenize.TokenError as error:  # no SyntaxError before Python 3.12
-        raise SyntaxError(str(error.args[0])) from error
+        message, (line, _) = error.args
+        raise SyntaxError(message, ("", line, None, None)) from error
 
 
 def pieces(source: str, size: int) -> Iterator[Piece]:

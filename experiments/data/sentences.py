@@ -10,8 +10,8 @@ from experiments.data.corpora import fetch, library_files, read_text
 from experiments.data.pairs import TATOEBA, lines_of, normalized
 
 BLANK = "___"
-# A blank; a word, with an apostrophe or a hyphen in it or not; or a sign.
-_WORD = re.compile(r"(?<!\w)_{3,}(?!\w)|\w+(?:['’\-]\w+)*|[^\w\s]")
+# A blank; a word, with an apostrophe or a hyphen in it or not; an ending that stands alone, 's say; a sign.
+_WORD = re.compile(r"(?<!\w)_{3,}(?!\w)|\w+(?:['’\-]\w+)*|['’](?:s|re|ve|ll|d|m|t)\b|[^\w\s]")
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9_])")
 _NO_SENTENCE = re.compile(r">>>|\.\. |:\w+:|[=<>{}|]|^\W")  # code, tables and marks in documentation
 
@@ -22,7 +22,10 @@ def words_of(sentence: str) -> list[str]:
     >>> words_of("I don't like ___, well-known or not.")
     ['I', "don't", 'like', '___', ',', 'well-known', 'or', 'not', '.']
     """
-    return [BLANK if word.startswith(BLANK) else word for word in _WORD.findall(sentence)]
+    return [
+        BLANK if set(word) == {"_"} and len(word) >= len(BLANK) else word
+        for word in _WORD.findall(sentence)
+    ]
 
 
 def sentences_of(text: str) -> Iterator[str]:

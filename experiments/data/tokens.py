@@ -15,7 +15,6 @@ Tokens = Literal["char", "word", "bpe"]
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, START, END, UNKNOWN = range(len(SPECIAL))
 
-SPACE = "▁"  # begins a word, or a byte pair, that comes after a space
 _ALL = 2**31 - 1  # no limit; the library's own would cut a vocabulary off without a word
 MOST_UNKNOWN = 0.5  # of a text's tokens
 
@@ -70,9 +69,9 @@ def train_tokenizer(
         tokenizer.decoder = decoders.Fuse()
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Metaspace(SPACE), pre_tokenizers.Punctuation("isolated")]
+            [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
         )
-        tokenizer.decoder = decoders.Metaspace(SPACE)
+        tokenizer.decoder = decoders.Metaspace()
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.train_from_iterator(lines, trainer)

@@ -97,7 +97,7 @@ def equal_size(parameters_of: Callable[[int], int], target: int) -> int:
     """The size at which the number of parameters, which grows with it, is nearest to a target.
 
     >>> equal_size(lambda size: size * (size + 1), target=100)
-    10
+    9
     """
     low, high = 1, 2
     while parameters_of(high) < target:

@@ -1,6 +1,6 @@
 """Training a model of labels, and what its predictions are worth: figures, plots, the worst mistakes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn import metrics
 
-from experiments.data.examples import Batch, Examples, batches_in_order, training_batches
+from experiments.data.examples import (
+    NO_LABEL,
+    Batch,
+    Examples,
+    batches_in_order,
+    training_batches,
+)
 from experiments.data.tokens import UNKNOWN
 from experiments.harness import run as runs
+from experiments.harness.command_line import note
 from experiments.harness.plots import COLOURS, MARKERS, save, visible
 from experiments.harness.settings import TrainingSettings
 from experiments.harness.task import Loss, Sums, Task
@@ -29,7 +36,7 @@ def drop_words(key: jax.Array, ids: jax.Array, rate: float) -> jax.Array:
 
 
 def label_loss(model: Any, word_dropout: float = 0.0) -> Loss:
-    """The cross-entropy and the accuracy of every label that there is.
+    """The cross-entropy of every known label, and the accuracy of all: unknown ones are never right.
 
     ``model.apply(params, inputs, lengths=, key=)`` gives the logits, of whole sequences or of every step.
     With ``word_dropout`` the inputs are token ids, some of which training takes for unknown ones.
@@ -41,10 +48,9 @@ def label_loss(model: Any, word_dropout: float = 0.0) -> Loss:
             key_words, key = jax.random.split(key)
             inputs = drop_words(key_words, jnp.asarray(inputs), word_dropout)
         logits = model.apply(params, inputs, lengths=batch.lengths, key=key)
-        known = batch.labels >= 0
-        right = jnp.sum((jnp.argmax(logits, axis=-1) == batch.labels) & known)
-        nats = cross_entropy(logits, jnp.maximum(batch.labels, 0), known)
-        return {"loss": nats, "accuracy": (right, jnp.sum(known))}
+        right = jnp.sum(jnp.argmax(logits, axis=-1) == batch.labels)
+        nats = cross_entropy(logits, jnp.maximum(batch.labels, 0), batch.labels >= 0)
+        return {"loss": nats, "accuracy": (right, jnp.sum(batch.labels != NO_LABEL))}
 
     return loss
 
@@ -109,7 +115,7 @@ def probabilities(model: Any, params: Any, examples: Examples) -> list[np.ndarra
 class Judged(NamedTuple):
     """True and predicted labels as numbers, and how sure the model was of what it said."""
 
-    labels: np.ndarray  # (labels,); −1 for a label that training does not have
+    labels: np.ndarray  # (labels,), ``UNKNOWN_LABEL`` for one that training lacks
     predicted: np.ndarray  # (labels,)
     probabilities: np.ndarray  # (labels,) of the predicted label
 
@@ -126,20 +132,33 @@ def judge(model: Any, params: Any, examples: Examples) -> Judged:
     return Judged(labels, found.argmax(axis=-1), found.max(axis=-1))
 
 
-def figures_of(judged: Judged, classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro F1 and the F1 of every class; a class that neither comes nor is predicted has no F1.
+def note_unknown(sentences: Iterable[np.ndarray]) -> None:
+    """Tell the user how many words of a text, given as token ids, the vocabulary lacks, if any."""
+    if unknown := sum(int(np.sum(ids == UNKNOWN)) for ids in sentences):
+        note(f"{unknown:,} words are not in the vocabulary")
 
-    >>> judged = Judged(np.array([0, 0, 1, -1]), np.array([0, 1, 1, 1]), np.ones(4))
+
+def figures_of(judged: Judged, classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracy, macro F1 and the F1 of every class; a class that neither comes nor is predicted has no F1,
+    labels that training does not have together have an F1 of 0.
+
+    >>> from experiments.data.examples import UNKNOWN_LABEL
+    >>> judged = Judged(np.array([0, 0, 1, UNKNOWN_LABEL]), np.array([0, 1, 1, 1]), np.ones(4))
     >>> {name: round(value, 3) for name, value in figures_of(judged, ["a", "b"]).items() if name != "f1"}
-    {'accuracy': 0.5, 'macro_f1': 0.583}
+    {'accuracy': 0.5, 'macro_f1': 0.389}
     """
-    present = np.union1d(judged.labels[judged.labels >= 0], judged.predicted)
+    present = np.union1d(judged.labels, judged.predicted)
     f1 = metrics.f1_score(judged.labels, judged.predicted, labels=present, average=None, zero_division=0.0)
     return {
         "accuracy": float(np.mean(judged.right)),
         "macro_f1": float(np.mean(f1)),
-        "f1": {classes[number]: float(value) for number, value in zip(present, f1, strict=True)},
+        "f1": {name_of(number, classes): float(value) for number, value in zip(present, f1, strict=True)},
     }
+
+
+def name_of(number: int, classes: Sequence[str]) -> str:
+    """The class of a label's number; a question mark for a label that training does not have."""
+    return classes[number] if number >= 0 else "?"
 
 
 def confusion_matrix(path: Path, judged: Judged, classes: Sequence[str], title: str) -> None:
@@ -173,7 +192,7 @@ def worst_mistakes(path: Path, judged: Judged, classes: Sequence[str], text: Cal
     order = wrong[np.argsort(-judged.probabilities[wrong], kind="stable")][:MISTAKES]
     lines = ["probability\tpredicted\ttrue\ttext"]
     for i in order:
-        true = classes[judged.labels[i]] if judged.labels[i] >= 0 else "?"
+        true = name_of(judged.labels[i], classes)
         probability, predicted = judged.probabilities[i], classes[judged.predicted[i]]
         lines.append(f"{probability:.3f}\t{predicted}\t{true}\t{visible(text(int(i)))}")
     runs.write_text(path, "\n".join(lines) + "\n")

@@ -29,7 +29,7 @@ Settings = TypeVar("Settings")
 
 # Settings that may differ between a run and its continuation: where data lie, if they are the same, too.
 NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every", "steps"}
-NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test"}
+NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test", "vectors"}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,6 +47,18 @@ def _temporary(path: Path) -> Path:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON that is never seen half written."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What ``write_json`` wrote.
+
+    Raises:
+      ValueError: if the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is missing or damaged: {error}") from error
 
 
 def default_directory(experiment: str) -> Path:

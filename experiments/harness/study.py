@@ -50,15 +50,38 @@ def run_members(
     return results
 
 
+def summarize(config: Any, results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    """Print the table of a study's members, and write its ``summary.json``.
+
+    Args:
+      config: of the study.
+      results: the figures of the members, by name.
+      columns: the figure in each column, by its header; parameters and seconds follow.
+    """
+    print()
+    print_table(results, {**columns, "parameters": "parameters", "seconds": "train_seconds"})
+    print(f"all in {config.folder}")
+    summary = {"models": results, "settings": runs.config_record(config), **runs.environment()}
+    runs.write_json(config.folder / "summary.json", summary)
+
+
 def print_table(results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> None:
     """Print a line for each member: its name, and its figures in columns, by header → figure.
 
     >>> print_table({"lstm": {"loss": 0.25, "size": 1200}}, {"loss": "loss", "parameters": "size"})
-    model          loss  parameters
-    lstm         0.2500       1,200
+    model         loss   parameters
+    lstm        0.2500        1,200
     """
-    print("".join([f"{'model':<8}", *(f"{header:>12}" for header in columns)]).rstrip())
+    widest = max(map(len, [*results, "model"]))
+    print("".join([f"{'model':<{widest}}", *(f"{header:>13}" for header in columns)]).rstrip())
     for name, of in results.items():
         cells = (of[figure] for figure in columns.values())
         texts = (f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" for cell in cells)
-        print("".join([f"{name:<8}", *(f"{text:>12}" for text in texts)]))
+        print("".join([f"{name:<{widest}}", *(f"{text:>13}" for text in texts)]))
+
+
+def check_no_study(folder: Path) -> None:
+    """Raise ValueError for the folder of a study, which has no model of its own."""
+    if runs.load_config(folder).get("compare"):
+        members = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        raise ValueError(f"{folder} holds a comparison; name one of its runs: {', '.join(members)}")

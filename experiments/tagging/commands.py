@@ -6,19 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from experiments.data.corpora import read_text
-from experiments.data.examples import Examples
+from experiments.data.examples import Examples, check_known
 from experiments.data.pairs import lines_of
-from experiments.data.python_tokens import pieces
+from experiments.data.python_tokens import Piece, pieces
 from experiments.data.tagged import read_tagged
-from experiments.data.tokens import encode
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
-from experiments.harness.labels import judge, probabilities
+from experiments.harness.labels import judge, note_unknown, probabilities
 from experiments.harness.reports import part
 from experiments.harness.settings import settings
 from experiments.tagging.data import PIECE, Data, examples_of_python, kind_of
 from experiments.tagging.training import described, leave_mistakes, load_run, measured
-from experiments.tagging.words import encoded, examples_of_words, report_unknown
+from experiments.tagging.words import encoded, examples_of_words
 
 
 @settings
@@ -49,10 +48,10 @@ class Evaluate:
 def tag_command(config: Tag) -> None:
     """Print a tag for every word, or every run of characters."""
     model, params, trained, data = load_run(config.run)
-    text = read_text(None, newline="", encoding=config.encoding)
+    text = read_text(None, encoding=config.encoding)
     if kind_of(trained.data) == "characters":
-        ids = encode(data.tokenizers["letters"], [text])
-        found = probabilities(model, params, Examples(ids, [np.zeros(len(ids[0]), np.int32)], [text]))[0]
+        examples = examples_of_python(python_pieces(text), data.tokenizers["letters"])
+        found = np.concatenate(probabilities(model, params, examples))
         tags = [data.classes[number] for number in found.argmax(axis=-1)]
         for name, group in itertools.groupby(zip(text, tags, strict=True), key=lambda step: step[1]):
             print(f"{escaped(''.join(character for character, _ in group))}\t{name}")
@@ -61,10 +60,19 @@ def tag_command(config: Tag) -> None:
     words = [sentence for sentence in sentences if sentence]
     labels = [np.zeros(len(sentence), np.int32) for sentence in words]
     examples = Examples(encoded(words, data.tokenizers) if words else [], labels, words)
+    note_unknown([words.ids for words in examples.inputs])
     found_tags = iter(probabilities(model, params, examples) if words else ())
     for sentence in sentences:
         numbers = next(found_tags).argmax(axis=-1) if sentence else ()
         print("\n".join([*(f"{w}\t{data.classes[n]}" for w, n in zip(sentence, numbers, strict=True)), ""]))
+
+
+def python_pieces(text: str) -> list[Piece]:
+    """A text in the pieces that a model is trained on; in one, where it is not, or not yet, Python."""
+    try:
+        return list(pieces(text, PIECE))
+    except SyntaxError:
+        return [Piece(text, np.zeros(len(text), np.int32))]
 
 
 def escaped(text: str) -> str:
@@ -78,7 +86,7 @@ def evaluate_command(config: Evaluate) -> None:
     kind = kind_of(trained.data)
     examples = python_file(config, data) if kind == "characters" else word_file(config, data)
     judged = judge(model, params, examples)
-    found = measured(judged, examples, data.classes)
+    found = measured(judged, examples, data.classes, data.tokenizers)
     print(f"{len(judged.labels):,} {kind}: {described(found)}")
     with part("evaluation.json"):
         runs.write_json(config.run / "evaluation.json", {"data": str(config.data), **found})
@@ -99,5 +107,6 @@ def python_file(config: Evaluate, data: Data) -> Examples:
 def word_file(config: Evaluate, data: Data) -> Examples:
     """A file of tagged sentences."""
     text = read_tagged(config.data, note, config.encoding)
-    report_unknown(text, data.classes, str(config.data), note)
+    tags = itertools.chain.from_iterable(text.tags)
+    check_known(tags, data.classes, str(config.data), note)
     return examples_of_words(text, data.classes, data.tokenizers)

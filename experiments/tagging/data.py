@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,12 +11,12 @@ from tokenizers import Tokenizer
 
 from experiments.data import gestures, python_tokens, scenes
 from experiments.data.corpora import can_be_read, library_files
-from experiments.data.examples import Examples, hold_out
+from experiments.data.examples import Examples, check_known, hold_out, report_shared
 from experiments.data.pairs import NAMES
-from experiments.data.tokens import encode, load_tokenizer, save_tokenizer, train_tokenizer, train_words
-from experiments.harness.run import DIGEST
+from experiments.data.tokens import encode, load_tokenizer, save_tokenizer, train_tokenizer
+from experiments.harness.run import DIGEST, read_json, write_json
 from experiments.harness.settings import Count, settings
-from experiments.tagging.words import Words, examples_of_words, report_unknown, tagged_text
+from experiments.tagging.words import Words, examples_of_words, tagged_text, vocabularies
 
 Kind = Literal["characters", "frames", "words"]
 NAMED: dict[str, Kind] = {
@@ -60,7 +59,7 @@ class Data(NamedTuple):
     valid: Examples
     test: Examples
     classes: tuple[str, ...]
-    tokenizers: dict[str, Tokenizer]  # of "letters" and "words", as far as there are
+    tokenizers: dict[str, Tokenizer]  # "letters" and, of words, ``vocabularies``
     features: int  # of frames
     digests: dict[str, str]
 
@@ -150,16 +149,12 @@ def _words(config: DataSettings, report: Callable[[str], None]) -> Data:
     classes = tuple(sorted(set(itertools.chain.from_iterable(text.train.tags))))
     if len(classes) < 2:
         raise ValueError(f"{config.data} has one tag only, {classes[0]!r}; there is nothing to learn")
-    words = train_words(
-        itertools.chain.from_iterable(text.train.words),
-        min_count=config.min_count,
-        lowercase=config.lowercase,
-    )
-    spelled = set(itertools.chain.from_iterable(text.train.words))
-    letters = train_tokenizer(spelled, "char", vocabulary_size=1, min_count=1, lowercase=False)
-    tokenizers = {"letters": letters, "words": words}
+    tokenizers = vocabularies(text.train, min_count=config.min_count, lowercase=config.lowercase)
+    sentences = {name: [" ".join(words) for words in part.words] for name, part in text._asdict().items()}
     for name in HELD_OUT:
-        report_unknown(getattr(text, name), classes, f"the {NAMES[name]} part", report)
+        where, tags = f"the {NAMES[name]} part", getattr(text, name).tags
+        check_known(itertools.chain.from_iterable(tags), classes, where, report)
+        report_shared(sentences["train"], sentences[name], where, report)
     parts = [examples_of_words(part, classes, tokenizers) for part in text]
     return _data(parts, classes, tokenizers)
 
@@ -183,7 +178,7 @@ def _data(
 
 def save(data: Data, folder: Path) -> None:
     """Write what a run needs beside its parameters: ``classes.json``, and what is known of its text."""
-    (folder / "classes.json").write_text(json.dumps(data.classes, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "classes.json", data.classes)
     for name, tokenizer in data.tokenizers.items():
         save_tokenizer(tokenizer, folder / f"{name}.json")
 
@@ -194,10 +189,6 @@ def load(folder: Path, kind: Kind) -> tuple[tuple[str, ...], dict[str, Tokenizer
     Raises:
       ValueError: if a file is missing or damaged.
     """
-    path = folder / "classes.json"
-    try:
-        classes = tuple(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged: {error}") from error
-    names = {"characters": ["letters"], "words": ["letters", "words"], "frames": []}[kind]
+    classes = tuple(read_json(folder / "classes.json"))
+    names = {"characters": ["letters"], "words": ["letters", "words", "seen"], "frames": []}[kind]
     return classes, {name: load_tokenizer(folder / f"{name}.json") for name in names}

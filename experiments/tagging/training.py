@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from nervaluate import Evaluator
+from tokenizers import Tokenizer
 
 from experiments.data.examples import Examples
 from experiments.data.tagged import has_spans
-from experiments.data.tokens import UNKNOWN
 from experiments.harness import run as runs
 from experiments.harness.fit import Fitted, equal_size, fit, load, parameters, report
 from experiments.harness.labels import (
@@ -22,14 +23,16 @@ from experiments.harness.labels import (
     in_context,
     judge,
     label_task,
+    name_of,
     worst_mistakes,
 )
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, Positive, TrainingSettings, settings
-from experiments.harness.study import print_table, run_members
+from experiments.harness.study import check_no_study, run_members, summarize
 from experiments.tagging import data as sequences
 from experiments.tagging.data import NAMED, Data, DataSettings, kind_of, load_data, save
 from experiments.tagging.model import Model, ModelSettings, build_model
+from experiments.tagging.words import unseen
 
 AROUND = {"characters": 30, "words": 8, "frames": 8}  # steps on each side of a mistake that are shown
 COMMONEST = 20
@@ -68,7 +71,7 @@ def train_command(config: Train) -> None:
     forward = equal_size(lambda size: parameters_of(config, data, "forward", size), largest)
     variants = {
         "forward": {"direction": "forward", "hidden_size": forward, "compare": False},
-        "both ways": {"direction": "bidirectional", "compare": False},
+        "both": {"direction": "bidirectional", "compare": False},
     }
     results = run_members(config, variants, lambda own: train(own, data, config.folder))
     compare(config, results)
@@ -104,7 +107,7 @@ def train(config: Train, data: Data, whole: Path) -> dict[str, Any]:
 def finish(fitted: Fitted, config: Train, data: Data, model: Model) -> dict[str, Any]:
     """The figures of the best checkpoint on the test part, its confusion matrix and its worst mistakes."""
     judged = judge(model, fitted.params, data.test)
-    found = measured(judged, data.test, data.classes)
+    found = measured(judged, data.test, data.classes, data.tokenizers)
     figures = {f"test_{name}": value for name, value in found.items()}
     title = f"{config.direction} {config.cell} on {Path(config.data).name}"
     kind = kind_of(config.data)
@@ -114,13 +117,15 @@ def finish(fitted: Fitted, config: Train, data: Data, model: Model) -> dict[str,
     return figures | {"parameters": parameters(fitted.params), "train_seconds": fitted.seconds}
 
 
-def measured(judged: Judged, examples: Examples, classes: tuple[str, ...]) -> dict[str, Any]:
+def measured(
+    judged: Judged, examples: Examples, classes: tuple[str, ...], tokenizers: Mapping[str, Tokenizer]
+) -> dict[str, Any]:
     """Figures of all steps, of words never seen in training, and of spans where tags mark them."""
     figures = figures_of(judged, classes)
-    if isinstance(examples.inputs[0], tuple):
-        unseen = np.concatenate([words.ids == UNKNOWN for words in examples.inputs])
-        figures["unseen_words"] = int(unseen.sum())
-        figures["unseen_accuracy"] = float(np.mean(judged.right[unseen])) if unseen.any() else None
+    if "seen" in tokenizers:
+        new = unseen(examples.texts, tokenizers)
+        figures["unseen_words"] = int(new.sum())
+        figures["unseen_accuracy"] = float(np.mean(judged.right[new])) if new.any() else None
     if has_spans(classes):
         figures["span_f1"] = span_f1(judged, examples, classes)
     figures["commonest_mistakes"] = commonest(judged, examples, classes)
@@ -132,12 +137,12 @@ def span_f1(judged: Judged, examples: Examples, classes: tuple[str, ...]) -> flo
     ends = np.cumsum(examples.lengths)[:-1]
     true, predicted = (
         [
-            [classes[number] if number >= 0 else "O" for number in sentence]
+            [classes[number] if number >= 0 else "B-?" for number in sentence]
             for sentence in np.split(of, ends)
         ]
         for of in (judged.labels, judged.predicted)
     )
-    kinds = sorted({name[2:] for name in classes if name != "O"})
+    kinds = sorted({name[2:] for name in classes if name != "O"} | {"?"})
     return Evaluator(true, predicted, tags=kinds, loader="list").evaluate()["overall"]["strict"].f1
 
 
@@ -145,8 +150,9 @@ def commonest(judged: Judged, examples: Examples, classes: tuple[str, ...]) -> l
     """The commonest mistakes: what stands there, what it is, what it was taken for, and how often."""
     steps = [step for text in examples.texts for step in text]
     wrong = np.flatnonzero(~judged.right)
-    names = [*classes, "?"]
-    counts = Counter((steps[i], names[judged.labels[i]], names[judged.predicted[i]]) for i in wrong)
+    counts = Counter(
+        (steps[i], name_of(judged.labels[i], classes), classes[judged.predicted[i]]) for i in wrong
+    )
     return [
         f"{step!r}: {true}, taken for {predicted}, {count:,} times"
         for (step, true, predicted), count in counts.most_common(COMMONEST)
@@ -173,7 +179,9 @@ def described(figures: dict[str, Any]) -> str:
     """A line of figures."""
     line = f"accuracy {figures['accuracy']:.4f}, macro F1 {figures['macro_f1']:.4f}"
     if figures.get("unseen_accuracy") is not None:
-        line += f", on {figures['unseen_words']:,} unknown words {figures['unseen_accuracy']:.4f}"
+        line += (
+            f", on {figures['unseen_words']:,} words unseen in training {figures['unseen_accuracy']:.4f}"
+        )
     if "span_f1" in figures:
         line += f", F1 of spans {figures['span_f1']:.4f}"
     return line
@@ -182,14 +190,10 @@ def described(figures: dict[str, Any]) -> str:
 def compare(config: Train, results: dict[str, dict[str, Any]]) -> None:
     """The table of both models, the summary, and the F1 of every class side by side."""
     columns = {"accuracy": "test_accuracy", "macro F1": "test_macro_f1"}
-    print()
-    print_table(results, columns | {"parameters": "parameters", "seconds": "train_seconds"})
+    summarize(config, results, columns)
     for name, of in results.items():
         print(f"commonest mistakes {name}:")
         print("\n".join(f"  {mistake}" for mistake in of["test_commonest_mistakes"][:5]))
-    print(f"all in {config.folder}")
-    summary = {"models": results, "settings": runs.config_record(config), **runs.environment()}
-    runs.write_json(config.folder / "summary.json", summary)
     with part("f1_by_class.png"):
         bars(
             config.folder / "f1_by_class.png",
@@ -201,6 +205,7 @@ def compare(config: Train, results: dict[str, dict[str, Any]]) -> None:
 
 def load_run(folder: Path) -> tuple[Model, Any, Train, Data]:
     """The best model of a run, its parameters, its settings, and its data without the examples."""
+    check_no_study(folder)
     config = runs.load_settings(folder, Train)
     kind = kind_of(config.data)
     if kind == "frames":

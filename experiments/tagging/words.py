@@ -1,7 +1,6 @@
 """Words as a model of tags reads them: a number for those that it knows, and the letters of all."""
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from experiments.data.examples import NO_LABEL, Examples
+from experiments.data.examples import Examples, numbers_of
 from experiments.data.tagged import Tagged, TaggedText, read_tagged, split, ud_en_ewt
-from experiments.data.tokens import PAD, encode, encode_words
+from experiments.data.tokens import PAD, UNKNOWN, encode, encode_words, train_tokenizer, train_words
 
 MOST_LETTERS = 16  # the last ones of a longer word
-Tokenizers = Mapping[str, Tokenizer]  # of "letters" and of "words"
+Tokenizers = Mapping[str, Tokenizer]  # from ``vocabularies``
 
 
 class Words(NamedTuple):
@@ -38,10 +37,24 @@ def tagged_text(
     return TaggedText(**{"train": train, **own, **dict(zip(missing, rest, strict=True))})
 
 
+def vocabularies(text: Tagged, *, min_count: int, lowercase: bool) -> dict[str, Tokenizer]:
+    """The "letters" of the words in training, the "words" that have an embedding, and all "seen" ones."""
+    words = list(itertools.chain.from_iterable(text.words))
+    return {
+        "letters": train_tokenizer(set(words), "char", vocabulary_size=1, min_count=1, lowercase=False),
+        "words": train_words(words, min_count=min_count, lowercase=lowercase),
+        "seen": train_words(words, min_count=1, lowercase=lowercase),
+    }
+
+
+def unseen(sentences: Sequence[Sequence[str]], tokenizers: Tokenizers) -> np.ndarray:
+    """Of every word, sentence by sentence, whether training has it nowhere."""
+    return np.concatenate(encode_words(tokenizers["seen"], sentences)) == UNKNOWN
+
+
 def examples_of_words(text: Tagged, classes: Sequence[str], tokenizers: Tokenizers) -> Examples:
     """Words as ids and letters, and tags as numbers."""
-    numbers = {label: number for number, label in enumerate(classes)}
-    labels = [np.array([numbers.get(tag, NO_LABEL) for tag in tags], np.int32) for tags in text.tags]
+    labels = [numbers_of(tags, classes) for tags in text.tags]
     return Examples(encoded(text.words, tokenizers), labels, text.words)
 
 
@@ -57,11 +70,3 @@ def encoded(sentences: Sequence[Sequence[str]], tokenizers: Tokenizers) -> list[
         Words(of, np.array([spelled[word] for word in words], np.int32))
         for of, words in zip(numbers, sentences, strict=True)
     ]
-
-
-def report_unknown(text: Tagged, classes: Sequence[str], where: str, report: Callable[[str], None]) -> None:
-    """Name the tags that training does not have."""
-    tags = itertools.chain.from_iterable(text.tags)
-    if unknown := Counter(tag for tag in tags if tag not in classes):
-        found = ", ".join(f"{tag} ({count:,})" for tag, count in unknown.items())
-        report(f"tags of {where} that training lacks, all counted wrong: {found}")
