@@ -45,11 +45,11 @@ class Train(DataSettings, TrainingSettings):
     """rnn, or what it is held against: bag of words, window of the last words, majority class."""
     compare: bool = False
     """Train all four models, and print the table."""
-    cell: CellName = "lstm"
+    cell: CellName = "gru"
     """Recurrent cell."""
     layers: Count = 1
     """Cells on top of each other."""
-    hidden_size: Count = 64
+    hidden_size: Count = 128
     """Hidden units of each layer and direction, and of the window's network."""
     embedding_size: Count = 64
     """Size of the learned word embedding."""
@@ -67,7 +67,7 @@ class Train(DataSettings, TrainingSettings):
     """Probability that training takes a word for an unknown one."""
     batch_size: Count = 64
     """Examples of a step."""
-    steps: Count = 2000
+    steps: Count = 3000
     """Training steps; fewer on a file, once validation no longer improves."""
     learning_rate: Positive = 3e-3
     evaluate_every: Count = 100

@@ -15,6 +15,7 @@ bags alone says of them, it is right of half.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def order_sentences(counts: Sequence[int] = (12_000, 1_000, 3_000)) -> LabelledT
     random = np.random.default_rng(0)  # the data set, whatever the seed of a run
     found: dict[str, str] = {}
     while len(found) < sum(counts):
-        texts = draw(random, clauses=1 + len(found) // 2 % MOST_CLAUSES)
+        texts = draw(random, clauses=random.integers(1, MOST_CLAUSES, endpoint=True))
         if texts[0] not in found:
             found.update(zip(texts, LABELS, strict=True))
     items, bounds = list(found.items()), np.cumsum([0, *counts])
@@ -55,7 +56,7 @@ def order_sentences(counts: Sequence[int] = (12_000, 1_000, 3_000)) -> LabelledT
     return LabelledText(*(Labelled([t for t, _ in part], [label for _, label in part]) for part in parts))
 
 
-def draw(random: np.random.Generator, clauses: int) -> tuple[str, str]:
+def draw(random: np.random.Generator, clauses: Any) -> tuple[str, str]:
     """A negative and a positive sentence, with the same words."""
     things = random.permutation(THINGS)[:clauses]
     asked = random.integers(clauses)
