@@ -9,7 +9,7 @@ import pytest
 
 from experiments.classification import training
 from experiments.classification.__main__ import COMMANDS
-from experiments.classification.data import load_data
+from experiments.classification.data import examples_of, load_data
 from experiments.classification.models import Bag, Majority, Window
 from experiments.classification.training import (
     Train,
@@ -20,9 +20,10 @@ from experiments.classification.training import (
     with_word,
 )
 from experiments.data.examples import NO_LABEL, UNKNOWN_LABEL, Batch, Examples
+from experiments.data.labelled import Labelled
 from experiments.data.order_sentences import order_sentences
 from experiments.data.tokens import UNKNOWN
-from experiments.harness.labels import Judged, figures_of, label_loss
+from experiments.harness.labels import Judged, figures_of, label_loss, probabilities
 from tests.commands import killed, read_metrics, refusal, runner
 from tests.digits import give
 
@@ -90,7 +91,7 @@ def test_figures():
 def test_a_run_leaves_what_it_promises(trained, file, capsys, monkeypatch):
     summary = json.loads((trained / "summary.json").read_text())
     assert {"test_accuracy", "test_macro_f1", "test_f1", "test_accuracy_by_length"} <= set(summary)
-    for name in ("confusion_matrix.png", "learning_curve.png", "mistakes.tsv", "vocabulary.json"):
+    for name in ("confusion_matrix.png", "learning_curve.png", "mistakes.tsv", "words.json"):
         assert (trained / name).stat().st_size > 0
     lines = (trained / "mistakes.tsv").read_text().splitlines()
     assert len(lines) - 1 == round((1 - summary["test_accuracy"]) * 12)
@@ -119,6 +120,28 @@ def test_a_run_leaves_what_it_promises(trained, file, capsys, monkeypatch):
     assert "latin-1 say" in refusal(capsys, run, "evaluate", "--run", trained, "--data", other)
     run("evaluate", "--run", trained, "--data", other, "--encoding", "latin-1")
     assert "1 words are not in the vocabulary" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_words_with_their_letters(file, tmp_path, capsys, monkeypatch):
+    """Two words that training lacks differ by their letters; without those, and in a bag, they are one."""
+    for letters, distinct in ((True, 2), (False, 1)):
+        config = Train(data=str(file), letters=letters)
+        data = load_data(config)
+        model = build_model(config, data.tokenizers, data.shares)
+        unseen = examples_of(Labelled(["goods", "quux"], ["positive"] * 2), data.classes, data.tokenizers)
+        found = probabilities(model, model.init(jax.random.key(0)), unseen)
+        assert len(np.unique(found, axis=0)) == distinct
+    out = tmp_path / "run"
+    run("train", "--data", file, "--out", out, *SMALL, "--letters", "--model", "bag")
+    capsys.readouterr()
+    give(monkeypatch, "goods\nquux\n")
+    run("predict", "--run", out)
+    told = capsys.readouterr()
+    assert "2 words are not in the vocabulary" in told.err
+    assert len(set(told.out.split())) == 1
+    command = ["train", "--data", "digits", "--letters", "--out", tmp_path / "none", *SMALL]
+    assert "--letters are for text" in refusal(capsys, run, *command)
 
 
 @pytest.mark.slow
@@ -217,18 +240,24 @@ def test_training_on_a_file_ends_by_itself(file, tmp_path):
 
 
 @pytest.mark.slow
-def test_pretrained_vectors(file, tmp_path, capsys):
+@pytest.mark.parametrize("letters", [False, True])
+def test_pretrained_vectors(file, tmp_path, capsys, letters):
     vectors = tmp_path / "vectors.txt"
     vectors.write_text("good 1 2 3 4\nbad 4 3 2 1\nzebra 0 0 0 0\n")
     out = tmp_path / "run"
-    run("train", "--data", file, "--vectors", vectors, "--out", out, *SMALL, "--steps", "1")
-    assert f"{vectors}: 2 of" in capsys.readouterr().out
-    config = Train(data=str(file), embedding_size=4)
+    if not letters:
+        run("train", "--data", file, "--vectors", vectors, "--out", out, *SMALL, "--steps", "1")
+        assert f"{vectors}: 2 of" in capsys.readouterr().out
+    config = Train(data=str(file), embedding_size=4, letters=letters)
+
+    def embedding_of(params):
+        return params.embedding if letters else params.encoder.embedding
+
     data = load_data(config)
-    model = build_model(config, data.inputs, data.shares, words=True)
-    drawn = model.init(jax.random.key(0)).encoder.embedding
-    found = pretrained(model, load_vectors(vectors, config, data))(jax.random.key(0)).encoder.embedding
-    ids = data.tokenizer.get_vocab()
+    model = build_model(config, data.tokenizers, data.shares)
+    drawn = embedding_of(model.init(jax.random.key(0)))
+    found = embedding_of(pretrained(model, load_vectors(vectors, config, data))(jax.random.key(0)))
+    ids = data.tokenizers["words"].get_vocab()
     np.testing.assert_array_equal(found[np.array([ids["good"], ids["bad"]])], [[1, 2, 3, 4], [4, 3, 2, 1]])
     assert (np.asarray(found != drawn).any(axis=1)).sum() == 2
     for options, message in (

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from experiments.classification.data import examples_of, load
 from experiments.classification.models import Model
@@ -13,6 +12,7 @@ from experiments.data.corpora import read_text
 from experiments.data.examples import check_known
 from experiments.data.labelled import Labelled, read_labelled
 from experiments.data.pairs import lines_of, normalized
+from experiments.data.words import Tokenizers, ids_of
 from experiments.harness import fit as fitting
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
@@ -55,25 +55,25 @@ class Evaluate:
     """Encoding of the file."""
 
 
-def load_run(folder: Path) -> tuple[Model, Any, tuple[str, ...], Tokenizer]:
-    """The best model of a run, its parameters, its classes and its tokeniser."""
+def load_run(folder: Path) -> tuple[Model, Any, tuple[str, ...], Tokenizers]:
+    """The best model of a run, its parameters, its classes and its tokenisers."""
     check_no_study(folder)
     config = runs.load_settings(folder, Train)
-    shares, tokenizer = load(folder)
-    if tokenizer is None:
+    if config.data == "digits":
         raise ValueError(f"the run in {folder} reads images, not text")
-    model = build_model(config, tokenizer.get_vocab_size(), tuple(shares.values()), words=True)
-    return model, fitting.load(folder, config, model.init), tuple(shares), tokenizer
+    shares, tokenizers = load(folder, config.letters)
+    model = build_model(config, tokenizers, tuple(shares.values()))
+    return model, fitting.load(folder, config, model.init), tuple(shares), tokenizers
 
 
 def predict_command(config: Predict) -> None:
     """Print a label for every line."""
-    model, params, classes, tokenizer = load_run(config.run)
+    model, params, classes, tokenizers = load_run(config.run)
     lines = [normalized(line) for line in lines_of(read_text(None, newline="", encoding=config.encoding))]
     texts = [line for line in lines if line]
     unlabelled = Labelled(texts, [classes[0]] * len(texts))
-    examples = examples_of(unlabelled, classes, tokenizer)
-    note_unknown(examples.inputs)
+    examples = examples_of(unlabelled, classes, tokenizers)
+    note_unknown(map(ids_of, examples.inputs))
     found = iter(probabilities(model, params, examples) if texts else ())
     for line in lines:
         print(described(next(found), classes, config.probabilities) if line else "")
@@ -89,11 +89,11 @@ def described(found: np.ndarray, classes: tuple[str, ...], all_of_them: bool) ->
 
 def evaluate_command(config: Evaluate) -> None:
     """Print the figures, and write them beside those of the run."""
-    model, params, classes, tokenizer = load_run(config.run)
+    model, params, classes, tokenizers = load_run(config.run)
     text = read_labelled(config.data, note, encoding=config.encoding, columns=config.columns)
     check_known(text.labels, classes, str(config.data), note)
-    examples = examples_of(text, classes, tokenizer)
-    note_unknown(examples.inputs)
+    examples = examples_of(text, classes, tokenizers)
+    note_unknown(map(ids_of, examples.inputs))
     judged = judge(model, params, examples)
     found = figures_of(judged, classes)
     print(f"{len(text.texts):,} texts: accuracy {found['accuracy']:.4f}, macro F1 {found['macro_f1']:.4f}")

@@ -1,12 +1,12 @@
 """Labelled sequences by the settings of a run: texts as token ids, images as rows."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from experiments.data.corpora import can_be_read
 from experiments.data.examples import Examples, check_known, numbers_of, report_shared
@@ -14,7 +14,8 @@ from experiments.data.labelled import Labelled, LabelledText, read_labelled, spl
 from experiments.data.order_sentences import order_sentences
 from experiments.data.pairs import NAMES
 from experiments.data.sentences import words_of
-from experiments.data.tokens import encode_words, load_tokenizer, save_tokenizer, train_words
+from experiments.data.tokens import encode_words, load_tokenizer, save_tokenizer
+from experiments.data.words import Tokenizers, encoded, vocabularies
 from experiments.harness.run import DIGEST, read_json, write_json
 from experiments.harness.settings import Count, settings
 
@@ -44,7 +45,9 @@ class DataSettings:
     min_count: Count = 2
     """Words that come less often in training are unknown ones."""
     lowercase: bool = True
-    """Lose upper case."""
+    """Words lose upper case; their letters keep it."""
+    letters: bool = False
+    """A second network reads the letters of every word, so that one never seen before says something."""
 
 
 class Data(NamedTuple):
@@ -54,7 +57,7 @@ class Data(NamedTuple):
     valid: Examples
     test: Examples
     classes: tuple[str, ...]
-    tokenizer: Tokenizer | None  # None for feature vectors
+    tokenizers: Tokenizers  # none for feature vectors
     digests: dict[str, str]
 
     @property
@@ -64,11 +67,9 @@ class Data(NamedTuple):
         return tuple((counts / counts.sum()).tolist())
 
     @property
-    def inputs(self) -> int:
-        """The size of the vocabulary, or of the feature vectors."""
-        if self.tokenizer is None:
-            return self.train.inputs[0].shape[-1]
-        return self.tokenizer.get_vocab_size()
+    def features(self) -> int:
+        """The size of feature vectors; 0 for words."""
+        return 0 if self.tokenizers else self.train.inputs[0].shape[-1]
 
 
 def load_data(config: DataSettings, report: Callable[[str], None] = print) -> Data:
@@ -80,25 +81,26 @@ def load_data(config: DataSettings, report: Callable[[str], None] = print) -> Da
     if config.data == "digits":
         if given := [f"--{name}" for name in HELD_OUT if getattr(config, name) is not None]:
             raise ValueError(f"digits has parts of its own; {' and '.join(given)} are for text")
+        if config.letters:
+            raise ValueError("digits are images without words; --letters are for text")
         return digits()
     text = load_labelled(config, report)
     classes = tuple(sorted(set(text.train.labels)))
     if len(classes) < 2:
         raise ValueError(f"{config.data} has one class only, {classes[0]!r}; there is nothing to learn")
-    tokenizer = train_words(
-        (word for sentence in text.train.texts for word in words_of(sentence)),
-        min_count=config.min_count,
-        lowercase=config.lowercase,
-    )
+    words = list(itertools.chain.from_iterable(map(words_of, text.train.texts)))
+    tokenizers = vocabularies(words, min_count=config.min_count, lowercase=config.lowercase)
+    if not config.letters:
+        del tokenizers["letters"]
     for name in HELD_OUT:
         check_known(getattr(text, name).labels, classes, f"the {NAMES[name]} part", report)
         report_shared(text.train.texts, getattr(text, name).texts, f"the {NAMES[name]} part", report)
-    train, valid, test = (examples_of(part, classes, tokenizer) for part in text)
+    train, valid, test = (examples_of(part, classes, tokenizers) for part in text)
     digests = {
         name + DIGEST: hashlib.sha256(repr(part).encode()).hexdigest()
         for name, part in text._asdict().items()
     }
-    return Data(train, valid, test, classes, tokenizer, digests)
+    return Data(train, valid, test, classes, tokenizers, digests)
 
 
 def load_labelled(config: DataSettings, report: Callable[[str], None]) -> LabelledText:
@@ -123,9 +125,14 @@ def load_labelled(config: DataSettings, report: Callable[[str], None]) -> Labell
     return text._replace(**own)
 
 
-def examples_of(text: Labelled, classes: Sequence[str], tokenizer: Tokenizer) -> Examples:
-    """Texts as token ids and labels as numbers."""
-    inputs = encode_words(tokenizer, [words_of(sentence) for sentence in text.texts])
+def examples_of(text: Labelled, classes: Sequence[str], tokenizers: Tokenizers) -> Examples:
+    """Texts as word ids, with their letters where there is a tokeniser of those; labels as numbers."""
+    sentences = [words_of(sentence) for sentence in text.texts]
+    inputs = (
+        encoded(sentences, tokenizers)
+        if "letters" in tokenizers
+        else encode_words(tokenizers["words"], sentences)
+    )
     return Examples(inputs, numbers_of(text.labels, classes), text.texts)
 
 
@@ -144,23 +151,23 @@ def digits() -> Data:
         for part in np.split(order, [held_out, 2 * held_out])
     )
     digest = {"digits" + DIGEST: hashlib.sha256(images.tobytes()).hexdigest()}
-    return Data(train, valid, test, tuple("0123456789"), None, digest)
+    return Data(train, valid, test, tuple("0123456789"), {}, digest)
 
 
 def save(data: Data, folder: Path) -> None:
-    """Write what a run needs beside its parameters: ``classes.json`` and, of texts, ``vocabulary.json``."""
+    """Write what a run needs beside its parameters: ``classes.json`` and, of texts, vocabularies."""
     shares = dict(zip(data.classes, data.shares, strict=True))
     write_json(folder / "classes.json", shares)
-    if data.tokenizer is not None:
-        save_tokenizer(data.tokenizer, folder / "vocabulary.json")
+    for name, tokenizer in data.tokenizers.items():
+        save_tokenizer(tokenizer, folder / f"{name}.json")
 
 
-def load(folder: Path) -> tuple[dict[str, float], Tokenizer | None]:
-    """What ``save`` wrote: the share of every class in training, and the tokeniser.
+def load(folder: Path, letters: bool) -> tuple[dict[str, float], Tokenizers]:
+    """What ``save`` wrote of a text: the share of every class in training, and the tokenisers.
 
     Raises:
       ValueError: if a file is missing or damaged.
     """
-    vocabulary = folder / "vocabulary.json"
     shares = read_json(folder / "classes.json")
-    return shares, load_tokenizer(vocabulary) if vocabulary.exists() else None
+    names = ("letters", "words") if letters else ("words",)
+    return shares, {name: load_tokenizer(folder / f"{name}.json") for name in names}

@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from experiments.data.words import ids_of
+from experiments.harness.spelling import SpelledModel
 from jaxrnn.models.sequence import SequenceModel
 
 Kind = Literal["rnn", "bag", "window", "majority"]
 
 
 def products(table: Array, inputs: Array) -> Array:
-    """Rows of a table ``(n, size)`` by token ids ``(...,)``, or feature vectors ``(..., n)`` times it."""
+    """Rows of a table ``(n, size)`` by word ids ``(...,)``, or feature vectors ``(..., n)`` times it."""
     return inputs @ table if jnp.issubdtype(inputs.dtype, jnp.floating) else table[inputs]
 
 
@@ -39,8 +41,9 @@ class Bag:
         """All zero: the loss is convex."""
         return BagParams(jnp.zeros((self.inputs, self.classes)), jnp.zeros(self.classes))
 
-    def apply(self, params: BagParams, inputs: Array, *, lengths: Array, key: Any = None) -> Array:
+    def apply(self, params: BagParams, inputs: Any, *, lengths: Array, key: Any = None) -> Array:
         """The logits ``(batch, classes)``."""
+        inputs = ids_of(inputs)
         within = (jnp.arange(len(inputs))[:, None] < lengths)[..., None]
         return jnp.sum(jnp.where(within, products(params.w, inputs), 0), axis=0) + params.b
 
@@ -75,8 +78,9 @@ class Window:
         w_out = jax.nn.initializers.lecun_normal()(key_out, (self.hidden_size, self.classes))
         return WindowParams(w, jnp.zeros(self.hidden_size), w_out, jnp.zeros(self.classes))
 
-    def apply(self, params: WindowParams, inputs: Array, *, lengths: Array, key: Any = None) -> Array:
+    def apply(self, params: WindowParams, inputs: Any, *, lengths: Array, key: Any = None) -> Array:
         """The logits ``(batch, classes)``; places before the first step add nothing."""
+        inputs = ids_of(inputs)
         total, lanes = params.b, jnp.arange(inputs.shape[1])
         for place in range(min(self.steps, len(inputs))):
             at = lengths - 1 - place
@@ -96,11 +100,11 @@ class Majority:
         """The logits; a class without examples is least likely, not impossible."""
         return jnp.log(jnp.maximum(jnp.array(self.shares), 1e-6))
 
-    def apply(self, params: Array, inputs: Array, *, lengths: Array, key: Any = None) -> Array:
+    def apply(self, params: Array, inputs: Any, *, lengths: Array, key: Any = None) -> Array:
         """The logits ``(batch, classes)``."""
         logits = jax.lax.stop_gradient(params)  # training leaves them as they are
         return jnp.broadcast_to(logits, (len(lengths), len(self.shares)))
 
 
-Model = SequenceModel | Bag | Window | Majority
+Model = SequenceModel | SpelledModel | Bag | Window | Majority
 KINDS: Sequence[Kind] = ("rnn", "window", "bag", "majority")

@@ -15,6 +15,7 @@ from experiments.data.examples import Examples
 from experiments.data.order_sentences import BAG_CEILING
 from experiments.data.tokens import SPECIAL
 from experiments.data.vectors import Vectors, read_vectors
+from experiments.data.words import Tokenizers
 from experiments.harness import run as runs
 from experiments.harness.fit import Fitted, fit, parameters, report
 from experiments.harness.labels import (
@@ -28,10 +29,11 @@ from experiments.harness.labels import (
 )
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, Fraction, Positive, TrainingSettings, settings
+from experiments.harness.spelling import SpelledModel, SpelledModelParams, spelled_model
 from experiments.harness.study import print_table, run_members, summarize
 from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.models.encoder import Direction, Encoder
-from jaxrnn.models.sequence import SequenceModel, SequenceModelParams
+from jaxrnn.models.sequence import SequenceModel
 
 LENGTH_PARTS = 6
 CONTRASTS = ("not", "but")  # words that turn the sense of others around
@@ -53,6 +55,10 @@ class Train(DataSettings, TrainingSettings):
     """Hidden units of each layer and direction, and of the window's network."""
     embedding_size: Count = 64
     """Size of the learned word embedding."""
+    letter_size: Count = 32
+    """With --letters, the size of a letter's embedding."""
+    spelling_size: Count = 64
+    """With --letters, hidden units in each direction of the network that reads them."""
     vectors: str | None = None
     """Word vectors from which the embedding starts: a text file as GloVe and word2vec write it."""
     direction: Direction = "forward"
@@ -89,24 +95,39 @@ def train_command(config: Train) -> None:
     compare(config, results)
 
 
-def build_model(config: Train, inputs: int, shares: tuple[float, ...], *, words: bool) -> Model:
-    """The model that the settings ask for; ``inputs`` is the size of the vocabulary or of feature vectors,
-    ``shares`` how often each class comes in training.
+def build_model(
+    config: Train, tokenizers: Tokenizers, shares: tuple[float, ...], features: int = 0
+) -> Model:
+    """The model that the settings ask for; ``shares`` is how often each class comes in training, and
+    ``features`` the size of feature vectors.
     """
+    sizes = {name: tokenizer.get_vocab_size() for name, tokenizer in tokenizers.items()}
+    inputs = sizes.get("words", features)
     if config.model == "bag":
         return Bag(inputs, len(shares))
     if config.model == "window":
         return Window(inputs, len(shares), config.window, config.hidden_size)
     if config.model == "majority":
         return Majority(shares)
+    cells = [CELLS[config.cell](config.hidden_size)] * config.layers
+    common: dict[str, Any] = {
+        "direction": config.direction,
+        "dropout": config.dropout,
+        "backward": "bptt",
+    }
+    if "letters" in sizes:
+        return spelled_model(
+            sizes,
+            len(shares),
+            letter_cell=CELLS[config.cell](config.spelling_size),
+            letter_size=config.letter_size,
+            cells=cells,
+            embedding_size=config.embedding_size,
+            pool=config.pool,
+            **common,
+        )
     of_words: dict[str, Any] = {"vocabulary_size": inputs, "embedding_size": config.embedding_size}
-    encoder = Encoder(
-        [CELLS[config.cell](config.hidden_size)] * config.layers,
-        **(of_words if words else {"in_features": inputs}),
-        direction=config.direction,
-        dropout=config.dropout,
-        backward="bptt",
-    )
+    encoder = Encoder(cells, **(of_words if sizes else {"in_features": features}), **common)
     return SequenceModel(encoder, len(shares), pool=config.pool)
 
 
@@ -116,7 +137,7 @@ def load_vectors(path: Path, config: Train, data: Data) -> Vectors:
     Raises:
       ValueError: as ``read_vectors``, and for vectors of another size than the embedding's.
     """
-    vocabulary = {} if data.tokenizer is None else data.tokenizer.get_vocab()
+    vocabulary = data.tokenizers["words"].get_vocab()
     words = {word: number for word, number in vocabulary.items() if number >= len(SPECIAL)}
     vectors = read_vectors(path, words)
     size, found = vectors.values.shape[1], len(vectors.rows)
@@ -128,20 +149,24 @@ def load_vectors(path: Path, config: Train, data: Data) -> Vectors:
     return vectors
 
 
-def pretrained(model: SequenceModel, vectors: Vectors) -> Callable[[jax.Array], SequenceModelParams]:
+def pretrained(model: SequenceModel | SpelledModel, vectors: Vectors) -> Callable[[jax.Array], Any]:
     """``model.init``, but for the embeddings of words that have a vector."""
 
-    def init(key: jax.Array) -> SequenceModelParams:
+    def started(params: Any) -> Any:
+        return params._replace(embedding=params.embedding.at[vectors.rows].set(vectors.values))
+
+    def init(key: jax.Array) -> Any:
         params = model.init(key)
-        embedding = params.encoder.embedding.at[vectors.rows].set(vectors.values)
-        return params._replace(encoder=params.encoder._replace(embedding=embedding))
+        if isinstance(params, SpelledModelParams):
+            return started(params)
+        return params._replace(encoder=started(params.encoder))
 
     return init
 
 
 def train(config: Train, data: Data, vectors: Vectors | None, whole: Path) -> dict[str, Any]:
     """A run in ``config.folder``, and its figures; ``whole`` is the study that it is a part of."""
-    model = build_model(config, data.inputs, data.shares, words=data.tokenizer is not None)
+    model = build_model(config, data.tokenizers, data.shares, data.features)
     if isinstance(model, Majority):
         config = dataclasses.replace(config, steps=1)  # there is nothing to learn
     record = dict(data.digests)
@@ -153,11 +178,11 @@ def train(config: Train, data: Data, vectors: Vectors | None, whole: Path) -> di
         model,
         items=("examples", 1),
         until_best=config.data not in NAMED,
-        word_dropout=config.word_dropout if data.tokenizer is not None else 0.0,
+        word_dropout=config.word_dropout if "words" in data.tokenizers else 0.0,
         record=record,
         assets=lambda folder: save(data, folder),
     )
-    if vectors is not None and isinstance(model, SequenceModel):
+    if vectors is not None and isinstance(model, SequenceModel | SpelledModel):
         task = dataclasses.replace(task, init=pretrained(model, vectors))
     return finish(fit(config, task, whole=whole), config, data, model)
 

@@ -18,6 +18,7 @@ from experiments.data.examples import (
     training_batches,
 )
 from experiments.data.tokens import UNKNOWN
+from experiments.data.words import Words
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
 from experiments.harness.plots import COLOURS, MARKERS, save, visible
@@ -30,8 +31,13 @@ MOST_NAMED = 25  # classes whose names fit beside a matrix
 MISTAKES = 50
 
 
-def drop_words(key: jax.Array, ids: jax.Array, rate: float) -> jax.Array:
-    """Token ids, each with a probability taken for an unknown one: a model learns what those mean."""
+def drop_words(key: jax.Array, inputs: Any, rate: float) -> Any:
+    """Words, each with a probability taken for an unknown one, whose letters, if there are any, have to do:
+    a model learns what those mean.
+    """
+    if isinstance(inputs, Words):
+        return inputs._replace(ids=drop_words(key, inputs.ids, rate))
+    ids = jnp.asarray(inputs)
     return jnp.where(jax.random.bernoulli(key, rate, ids.shape), UNKNOWN, ids)
 
 
@@ -39,14 +45,14 @@ def label_loss(model: Any, word_dropout: float = 0.0) -> Loss:
     """The cross-entropy of every known label, and the accuracy of all: unknown ones are never right.
 
     ``model.apply(params, inputs, lengths=, key=)`` gives the logits, of whole sequences or of every step.
-    With ``word_dropout`` the inputs are token ids, some of which training takes for unknown ones.
+    With ``word_dropout`` the inputs are words, some of which training takes for unknown ones.
     """
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
         inputs = batch.inputs
         if key is not None and word_dropout:
             key_words, key = jax.random.split(key)
-            inputs = drop_words(key_words, jnp.asarray(inputs), word_dropout)
+            inputs = drop_words(key_words, inputs, word_dropout)
         logits = model.apply(params, inputs, lengths=batch.lengths, key=key)
         right = jnp.sum(jnp.argmax(logits, axis=-1) == batch.labels)
         nats = cross_entropy(logits, jnp.maximum(batch.labels, 0), batch.labels >= 0)

@@ -10,6 +10,7 @@ from experiments.data.examples import Examples, check_known
 from experiments.data.pairs import lines_of
 from experiments.data.python_tokens import Piece, pieces
 from experiments.data.tagged import read_tagged
+from experiments.data.words import encoded
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
 from experiments.harness.labels import judge, note_unknown, probabilities
@@ -17,7 +18,7 @@ from experiments.harness.reports import part
 from experiments.harness.settings import settings
 from experiments.tagging.data import PIECE, Data, examples_of_python, kind_of
 from experiments.tagging.training import described, leave_mistakes, load_run, measured
-from experiments.tagging.words import encoded, examples_of_words
+from experiments.tagging.words import examples_of_words
 
 
 @settings

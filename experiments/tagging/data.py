@@ -14,9 +14,10 @@ from experiments.data.corpora import can_be_read, library_files
 from experiments.data.examples import Examples, check_known, hold_out, report_shared
 from experiments.data.pairs import NAMES
 from experiments.data.tokens import encode, load_tokenizer, save_tokenizer, train_tokenizer
+from experiments.data.words import Words
 from experiments.harness.run import DIGEST, read_json, write_json
 from experiments.harness.settings import Count, settings
-from experiments.tagging.words import Words, examples_of_words, tagged_text, vocabularies
+from experiments.tagging.words import examples_of_words, tagged_text, vocabularies_of
 
 Kind = Literal["characters", "frames", "words"]
 NAMED: dict[str, Kind] = {
@@ -59,7 +60,7 @@ class Data(NamedTuple):
     valid: Examples
     test: Examples
     classes: tuple[str, ...]
-    tokenizers: dict[str, Tokenizer]  # "letters" and, of words, ``vocabularies``
+    tokenizers: dict[str, Tokenizer]  # "letters" and, of words, ``vocabularies_of``
     features: int  # of frames
     digests: dict[str, str]
 
@@ -149,7 +150,7 @@ def _words(config: DataSettings, report: Callable[[str], None]) -> Data:
     classes = tuple(sorted(set(itertools.chain.from_iterable(text.train.tags))))
     if len(classes) < 2:
         raise ValueError(f"{config.data} has one tag only, {classes[0]!r}; there is nothing to learn")
-    tokenizers = vocabularies(text.train, min_count=config.min_count, lowercase=config.lowercase)
+    tokenizers = vocabularies_of(text.train, min_count=config.min_count, lowercase=config.lowercase)
     sentences = {name: [" ".join(words) for words in part.words] for name, part in text._asdict().items()}
     for name in HELD_OUT:
         where, tags = f"the {NAMES[name]} part", getattr(text, name).tags

@@ -98,6 +98,7 @@ def train(config: Train, data: Data, whole: Path) -> dict[str, Any]:
         model,
         items=(kind_of(config.data), float(np.mean(data.train.lengths))),
         until_best=config.data not in NAMED,
+        word_dropout=config.word_dropout if "words" in data.tokenizers else 0.0,
         record=data.digests,
         assets=lambda folder: save(data, folder),
     )
