@@ -217,6 +217,12 @@ def test_loss_of_labels():
     dropped = label_loss(Model, word_dropout=0.999)(table, batch, jax.random.key(0))["loss"]
     nats = sum(np.log(np.exp(table[UNKNOWN]).sum()) - table[UNKNOWN][labels[at]] for at in known)
     np.testing.assert_allclose(dropped, (nats, 4), rtol=1e-5)
+    smoothing = label_loss(Model, label_smoothing=0.3)
+    np.testing.assert_allclose(smoothing(table, batch, None)["loss"], sums["loss"], rtol=1e-6)
+    targets = {at: 0.7 * np.eye(3)[labels[at]] + 0.1 for at in known}
+    nats = sum(np.log(np.exp(table[inputs[at]]).sum()) - table[inputs[at]] @ targets[at] for at in known)
+    smoothed = smoothing(table, batch, jax.random.key(0))["loss"]
+    np.testing.assert_allclose(smoothed, (nats, 4), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -71,6 +71,8 @@ class Train(DataSettings, TrainingSettings):
     """Probability that a feature is dropped: at the input, between layers, and at the output."""
     word_dropout: Fraction = 0.0
     """Probability that training takes a word for an unknown one."""
+    label_smoothing: Fraction = 0.0
+    """Share of the training target that is spread over all classes."""
     batch_size: Count = 64
     """Examples of a step."""
     steps: Count = 3000
@@ -179,6 +181,7 @@ def train(config: Train, data: Data, vectors: Vectors | None, whole: Path) -> di
         items=("examples", 1),
         until_best=config.data not in NAMED,
         word_dropout=config.word_dropout if "words" in data.tokenizers else 0.0,
+        label_smoothing=config.label_smoothing,
         record=record,
         assets=lambda folder: save(data, folder),
     )
@@ -200,7 +203,9 @@ def finish(fitted: Fitted, config: Train, data: Data, model: Model) -> dict[str,
     if config.data == "sst":
         figures |= {f"test_accuracy_with_{word}": with_word(judged, data.test, word) for word in CONTRASTS}
     print(f"test: accuracy {figures['test_accuracy']:.4f}, macro F1 {figures['test_macro_f1']:.4f}")
-    report(fitted, figures, title=title, packages=("scikit-learn", "tokenizers"))
+    smoothed = f", labels smoothed by {config.label_smoothing}" if config.label_smoothing else ""
+    training, packages = f"training{smoothed}", ("scikit-learn", "tokenizers")
+    report(fitted, figures, title=title, training=training, packages=packages)
     return figures | {"parameters": parameters(fitted.params), "train_seconds": fitted.seconds}
 
 

@@ -52,7 +52,7 @@ class Train(DataSettings, TrainingSettings):
     """Probability that a feature is dropped, at the input and at the output."""
     batch_size: Count = 64
     """Sentences of a step."""
-    steps: Count = 2000
+    steps: Count = 1200
     """Training steps; fewer on a file, once validation no longer improves."""
     learning_rate: Positive = 4e-3
     evaluate_every: Count = 200

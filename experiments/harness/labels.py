@@ -41,11 +41,12 @@ def drop_words(key: jax.Array, inputs: Any, rate: float) -> Any:
     return jnp.where(jax.random.bernoulli(key, rate, ids.shape), UNKNOWN, ids)
 
 
-def label_loss(model: Any, word_dropout: float = 0.0) -> Loss:
+def label_loss(model: Any, word_dropout: float = 0.0, label_smoothing: float = 0.0) -> Loss:
     """The cross-entropy of every known label, and the accuracy of all: unknown ones are never right.
 
     ``model.apply(params, inputs, lengths=, key=)`` gives the logits, of whole sequences or of every step.
-    With ``word_dropout`` the inputs are words, some of which training takes for unknown ones.
+    With ``word_dropout`` the inputs are words, some of which training takes for unknown ones; only
+    training smooths labels, as in ``cross_entropy``.
     """
 
     def loss(params: Any, batch: Batch, key: jax.Array | None) -> Sums:
@@ -55,7 +56,12 @@ def label_loss(model: Any, word_dropout: float = 0.0) -> Loss:
             inputs = drop_words(key_words, inputs, word_dropout)
         logits = model.apply(params, inputs, lengths=batch.lengths, key=key)
         right = jnp.sum(jnp.argmax(logits, axis=-1) == batch.labels)
-        nats = cross_entropy(logits, jnp.maximum(batch.labels, 0), batch.labels >= 0)
+        nats = cross_entropy(
+            logits,
+            jnp.maximum(batch.labels, 0),
+            batch.labels >= 0,
+            label_smoothing=0.0 if key is None else label_smoothing,
+        )
         return {"loss": nats, "accuracy": (right, jnp.sum(batch.labels != NO_LABEL))}
 
     return loss
@@ -69,6 +75,7 @@ def label_task(
     items: tuple[str, float],
     until_best: bool,
     word_dropout: float = 0.0,
+    label_smoothing: float = 0.0,
     record: Mapping[str, Any],
     assets: Callable[[Path], None],
 ) -> Task:
@@ -81,6 +88,7 @@ def label_task(
       items: what a step reads, and how many an example has.
       until_best: end when the validation loss no longer falls.
       word_dropout: as in ``label_loss``.
+      label_smoothing: likewise.
       record: as in ``Task``.
       assets: as in ``Task``.
     """
@@ -91,7 +99,7 @@ def label_task(
     name, per_example = items
     return Task(
         init=model.init,
-        loss=label_loss(model, word_dropout),
+        loss=label_loss(model, word_dropout, label_smoothing),
         batch=training_batches(parts.train, config.batch_size, config.seed),
         valid=lambda: (batch for _, batch in batches_in_order(parts.valid)),
         unit="nats per label",
@@ -244,5 +252,5 @@ def bars(path: Path, found: Mapping[str, Mapping[str, float]], *, y_label: str, 
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set(ylabel=y_label, title=title)
     axes.grid(alpha=0.3, axis="y")
-    axes.legend()
+    figure.legend(loc="outside upper right", ncols=len(found))  # bars may reach the top
     save(figure, path)
