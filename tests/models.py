@@ -49,13 +49,13 @@ def numpy_encoder(encoder, layers, ys, length, carry=None, resets=None):
     return states, ys
 
 
-def numpy_decoder(decoder, params, states, memory, fed):
+def numpy_decoder(decoder, params, states, memory, fed, condition=()):
     """Logits and attention weights of one sequence; ``memory`` is a list of vectors."""
     states, w_out = list(states), params.embedding.T if params.w_out is None else params.w_out
     weights = params.cell.cell if decoder.attention else params.cell
     readout, logits, alphas = np.zeros(decoder.cell.out_features), [], []
     for token in fed:
-        y = params.embedding[token]
+        y = np.concatenate([params.embedding[token], condition])
         if decoder.attention and decoder.input_feeding:
             y = np.concatenate([y, readout])
         for layer, cell in enumerate(decoder.cells):

@@ -1,4 +1,4 @@
-"""A recurrent decoder: p(w_1 … w_T | first carry, memory), with attention or without."""
+"""A recurrent decoder: p(w_1 … w_T | first carry, memory, condition), with attention or without."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -39,10 +39,13 @@ class Decoder:
     Equations, E the embedding, D(·) dropout; ``cell`` is an ``AttentionDecoder`` around the stacked cells
     where there is attention, and else the stack alone, whose top output is y::
 
-        S_t, y_t = cell(S_{t-1}, D(E[w_{t-1}]), memory)
+        S_t, y_t = cell(S_{t-1}, x_t, memory)            x_t = D(E[w_{t-1}])
         −log p(w_t | w_1 … w_{t-1}) = −log softmax(D(y_t) W_out + b_out)[w_t]
 
-    Tied: W_out = Eᵀ (Press & Wolf 2017). The first carry S_0 and the memory come from outside.
+    Tied: W_out = Eᵀ (Press & Wolf 2017). The first carry S_0 and the memory come from outside, and so does
+    the condition, a vector v that enters every step by weights of its own: x_t = [D(E[w_{t-1}]); v], so
+    that a cell's x_t W is D(E[w_{t-1}]) W_x + v W_v (Cho et al. 2014, "Learning phrase representations
+    using RNN encoder–decoder", appendix A.1.2, where v is the summary of the source).
 
     Args:
       vocabulary_size: number of distinct tokens.
@@ -50,6 +53,7 @@ class Decoder:
       embedding_size: size of the embedding.
       attention: ``Additive(size)``, ``General()``, ``Dot()``, or None.
       memory_features: features of the memory's vectors; only with attention.
+      condition_size: features of the condition; None for a decoder without one.
       readout_size: features of h̃ (see ``AttentionDecoder``); by default the embedding size. Without
         attention the readout is the top cell's output.
       input_feeding: whether h̃ is fed to the next step.
@@ -77,6 +81,7 @@ class Decoder:
     _: KW_ONLY
     attention: Attention | None = None
     memory_features: int | None = None
+    condition_size: int | None = None
     readout_size: int | None = None
     input_feeding: bool = True
     tied: bool = False
@@ -87,7 +92,7 @@ class Decoder:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(map(as_cell, self.cells)))
         settle(self, check_positive, "vocabulary_size", "embedding_size")
-        for name in ("memory_features", "readout_size"):
+        for name in ("memory_features", "condition_size", "readout_size"):
             if getattr(self, name) is not None:
                 settle(self, check_positive, name)
         settle(self, check_fraction, "dropout")
@@ -130,7 +135,7 @@ class Decoder:
         draw, cell = jax.nn.initializers.lecun_normal(), self.cell
         return DecoderParams(
             embedding=init_embedding(key_embedding, self.vocabulary_size, self.embedding_size, dtype),
-            cell=cell.init(key_cell, self.embedding_size, dtype),
+            cell=cell.init(key_cell, self.embedding_size + (self.condition_size or 0), dtype),
             w_out=None if self.tied else draw(key_out, (cell.out_features, self.vocabulary_size), dtype),
             b_out=jnp.zeros(self.vocabulary_size, dtype),
         )
@@ -166,6 +171,7 @@ class Decoder:
         carry: Carry,
         fed: Int[ArrayLike, "time batch"],
         memory: Memory | None = None,
+        condition: Float[Array, "batch condition"] | None = None,
         *,
         lengths: Int[ArrayLike, " batch"] | None = None,
         key: Key[Array, ""] | None = None,
@@ -178,6 +184,7 @@ class Decoder:
           carry: from ``carry_of`` or ``initial_carry``.
           fed: the start token, then the target but for its last token; time leads.
           memory: from ``memory``; None without attention.
+          condition: v; None without ``condition_size``.
           lengths: tokens of each target that count; None for all.
           key: dropout's key; without one nothing is dropped.
           sampling_rate: probability that a step is fed the model's own draw instead of the target's
@@ -188,7 +195,7 @@ class Decoder:
             vocabulary; for parameters or shapes that do not fit; for a sampling rate without a key.
         """
         fed = checked_tokens(fed, self.vocabulary_size, lengths)
-        self._check(params, memory)
+        self._check(params, memory, condition, fed.shape[1:])
         cell, cell_params, noise = self.cell, self._cell_params(params, memory), None
         xs = embed(params.embedding, fed)
         if sampling_rate is not None and key is None:
@@ -207,6 +214,7 @@ class Decoder:
                     cell_params, params.embedding, self._w_out(params), params.b_out
                 )
                 carry = SamplingCarry(carry, jnp.zeros_like(xs[0]))
+        xs = _beside(xs, condition)
         backward = self.backward if cell.has_derivative else "autodiff"
         _, ys = unroll(cell, cell_params, xs, carry, lengths=lengths, noise=noise, backward=backward)
         if key is not None:
@@ -224,6 +232,7 @@ class Decoder:
         carry: Carry,
         tokens: Int[ArrayLike, " lanes"],
         memory: Memory | None = None,
+        condition: Float[Array, "lanes condition"] | None = None,
     ) -> tuple[Carry, Float[Array, "lanes vocabulary"], Any]:
         """One token a lane, for decoders: ``jax.tree_util.Partial(decoder.step, params)``.
 
@@ -232,6 +241,7 @@ class Decoder:
           carry: as in ``logits``, or from an earlier call.
           tokens: the tokens before.
           memory: as in ``logits``: what decoders take as ``context``.
+          condition: as in ``logits``.
 
         Returns:
           the new carry, the next token's logits, and the attention weights ``(lanes, source)``, or None.
@@ -240,10 +250,10 @@ class Decoder:
           ValueError: as ``logits``.
         """
         tokens = checked_tokens(tokens, self.vocabulary_size)
-        self._check(params, memory)
+        self._check(params, memory, condition, tokens.shape)
         cell: Any = self.cell
         cell_params = self._cell_params(params, memory)
-        x, weights = embed(params.embedding, tokens), None
+        x, weights = _beside(embed(params.embedding, tokens), condition), None
         if self.attention is None:
             carry, y = cell.step(cell_params, carry, x)
         else:
@@ -258,10 +268,13 @@ class Decoder:
         b_out: Any = shape((size,), dtype)
         return DecoderParams(embedding, (), w_out, b_out)
 
-    def _check(self, params: DecoderParams, memory: Memory | None) -> None:
+    def _check(self, params: DecoderParams, memory: Any, condition: Any, batch: tuple[int, ...]) -> None:
         check_like("params", self.shapes(jnp.float32), params._replace(cell=()))
         if self.attention is not None and memory is None:
             raise ValueError("a decoder with attention reads a memory, got None")
+        expected = None if self.condition_size is None else (*batch, self.condition_size)
+        if (shape := None if condition is None else condition.shape) != expected:
+            raise ValueError(f"condition should have shape {expected}, got {shape}")
 
     def _cell_params(self, params: DecoderParams, memory: Memory | None) -> Any:
         return params.cell if self.attention is None else (params.cell, memory)
@@ -271,3 +284,11 @@ class Decoder:
 
     def _dropout(self, key: Array, ys: Array) -> Array:
         return dropout(key, ys, self.dropout, variational=self.variational)
+
+
+def _beside(xs: Array, condition: Array | None) -> Array:
+    """Inputs ``(*time, batch, features)``, each with its sequence's condition ``(batch, condition)``."""
+    if condition is None:
+        return xs
+    repeated = jnp.broadcast_to(condition.astype(xs.dtype), (*xs.shape[:-1], condition.shape[-1]))
+    return jnp.concatenate([xs, repeated], axis=-1)

@@ -52,7 +52,8 @@ class ScheduledSampling(Cell):
         S_t, y_t = cell(params, S_{t-1}, x̃_t)
         w̃_t ~ softmax(y_t W_out + b_out)
 
-    with m_t the dropout mask of the inputs, 1 unless one is given. Without noise this is the cell itself,
+    with m_t the dropout mask of the inputs, 1 unless one is given. What x_t has beyond ``in_features``, a
+    decoder's condition, stays as it is. Without noise this is the cell itself,
     teacher forcing.
 
     >>> from jaxrnn import GRU
@@ -114,7 +115,9 @@ class ScheduledSampling(Cell):
             cell_carry, y = self.cell.step(params.cell, carry.cell, x)
             return SamplingCarry(cell_carry, carry.drawn), y
         drawn = carry.drawn.astype(x.dtype)
-        x = jnp.where(noise.own[..., None], drawn if noise.mask is None else noise.mask * drawn, x)
+        drawn = drawn if noise.mask is None else noise.mask * drawn
+        rest = x[..., self.in_features :]
+        x = jnp.where(noise.own[..., None], jnp.concatenate([drawn, rest], axis=-1), x)
         cell_carry, y = self.cell.step(params.cell, carry.cell, x, noise.cell)
         token = jax.random.categorical(noise.keys, y @ params.w_out + params.b_out)
         return SamplingCarry(cell_carry, embed(params.embedding, token).astype(carry.drawn.dtype)), y
