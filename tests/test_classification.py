@@ -123,6 +123,17 @@ def test_a_run_leaves_what_it_promises(trained, file, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_evaluation_reads_files_as_training_did(tmp_path, capsys):
+    file, out = tmp_path / "cafés.csv", tmp_path / "run"
+    rows = [f"{'good' if n % 3 else 'bad'},café {n}" for n in range(40)]
+    file.write_bytes("\n".join(["mood,words", *rows]).encode("latin-1"))
+    command = ["--model", "bag", "--columns", "mood", "words", "--encoding", "latin-1", *SMALL]
+    run("train", "--data", file, "--out", out, *command)
+    run("evaluate", "--run", out, "--data", file)
+    assert "40 texts: accuracy 0." in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_words_with_their_letters(file, tmp_path, capsys, monkeypatch):
     """Two words that training lacks differ by their letters; without those, and in a bag, they are one."""
     for letters, distinct in ((True, 2), (False, 1)):

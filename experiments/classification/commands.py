@@ -49,10 +49,10 @@ class Evaluate:
     """Folder of a trained run; evaluation.json is written there."""
     data: Path
     """File of label<TAB>text lines, or a CSV file with a header."""
-    columns: tuple[str, str] = ("label", "text")
-    """Names of the label and of the text in the header of a CSV file."""
-    encoding: str = "utf-8"
-    """Encoding of the file."""
+    columns: tuple[str, str] | None = None
+    """Names of the label and of the text in the header of a CSV file; None: those of the training."""
+    encoding: str | None = None
+    """Encoding of the file; None: that of the training."""
 
 
 def load_run(folder: Path) -> tuple[Model, Any, tuple[str, ...], Tokenizers]:
@@ -90,7 +90,9 @@ def described(found: np.ndarray, classes: tuple[str, ...], all_of_them: bool) ->
 def evaluate_command(config: Evaluate) -> None:
     """Print the figures, and write them beside those of the run."""
     model, params, classes, tokenizers = load_run(config.run)
-    text = read_labelled(config.data, note, encoding=config.encoding, columns=config.columns)
+    trained = runs.load_settings(config.run, Train)
+    encoding, columns = config.encoding or trained.encoding, config.columns or trained.columns
+    text = read_labelled(config.data, note, encoding=encoding, columns=columns)
     check_known(text.labels, classes, str(config.data), note)
     examples = examples_of(text, classes, tokenizers)
     note_unknown(map(ids_of, examples.inputs))

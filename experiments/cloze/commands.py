@@ -4,7 +4,7 @@ from pathlib import Path
 
 from experiments.cloze.data import examples_of, short_enough
 from experiments.cloze.filling import blanked, fill
-from experiments.cloze.training import described, leave_mistakes, load_run, measured, read
+from experiments.cloze.training import Train, described, leave_mistakes, load_run, measured, read
 from experiments.data.corpora import read_text
 from experiments.data.pairs import lines_of
 from experiments.data.sentences import BLANK, read_sentences
@@ -39,10 +39,10 @@ class Evaluate:
     """Folder of a trained run; evaluation.json is written there."""
     data: Path
     """Text file."""
-    encoding: str = "utf-8"
-    """Encoding of the file."""
-    max_words: Count = 40
-    """Longer sentences are left out, counted and reported."""
+    encoding: str | None = None
+    """Encoding of the file; None: that of the training."""
+    max_words: Count | None = None
+    """Longer sentences are left out, counted and reported; None: as in training."""
 
 
 def fill_command(config: Fill) -> None:
@@ -59,8 +59,9 @@ def fill_command(config: Fill) -> None:
 def evaluate_command(config: Evaluate) -> None:
     """Print the figures, and write them beside those of the run."""
     model, params, words = load_run(config.run)
-    read_from = read_sentences(config.data, config.encoding)
-    sentences = short_enough(read_from, config.max_words, str(config.data), note)
+    trained = runs.load_settings(config.run, Train)
+    read_from = read_sentences(config.data, config.encoding or trained.encoding)
+    sentences = short_enough(read_from, config.max_words or trained.max_words, str(config.data), note)
     examples = examples_of(sentences, words, str(config.data), note)
     found = read(model, params, examples)
     print(described(found))

@@ -42,8 +42,8 @@ class Evaluate:
     """Folder of a trained run; evaluation.json is written there."""
     data: Path
     """File as in training: CoNLL-U, a word and its tag a line, or Python source."""
-    encoding: str = "utf-8"
-    """Encoding of the file."""
+    encoding: str | None = None
+    """Encoding of the file; None: that of the training."""
 
 
 def tag_command(config: Tag) -> None:
@@ -85,7 +85,8 @@ def evaluate_command(config: Evaluate) -> None:
     """Print the figures, and write them beside those of the run."""
     model, params, trained, data = load_run(config.run)
     kind = kind_of(trained.data)
-    examples = python_file(config, data) if kind == "characters" else word_file(config, data)
+    read = python_file if kind == "characters" else word_file
+    examples = read(config.data, config.encoding or trained.encoding, data)
     judged = judge(model, params, examples)
     found = measured(judged, examples, data.classes, data.tokenizers)
     print(f"{len(judged.labels):,} {kind}: {described(found)}")
@@ -95,19 +96,19 @@ def evaluate_command(config: Evaluate) -> None:
     leave_mistakes(config.run, judged, examples, data.classes, kind, title, name="evaluation_")
 
 
-def python_file(config: Evaluate, data: Data) -> Examples:
+def python_file(path: Path, encoding: str, data: Data) -> Examples:
     """A file of Python source, and the class of every character."""
-    source = read_text(config.data, encoding=config.encoding)
+    source = read_text(path, encoding=encoding)
     try:
         found = list(pieces(source, PIECE))
     except SyntaxError as error:
-        raise ValueError(f"{config.data} is not Python source: {error.msg}, line {error.lineno}") from error
+        raise ValueError(f"{path} is not Python source: {error.msg}, line {error.lineno}") from error
     return examples_of_python(found, data.tokenizers["letters"])
 
 
-def word_file(config: Evaluate, data: Data) -> Examples:
+def word_file(path: Path, encoding: str, data: Data) -> Examples:
     """A file of tagged sentences."""
-    text = read_tagged(config.data, note, config.encoding)
+    text = read_tagged(path, note, encoding)
     tags = itertools.chain.from_iterable(text.tags)
-    check_known(tags, data.classes, str(config.data), note)
+    check_known(tags, data.classes, str(path), note)
     return examples_of_words(text, data.classes, data.tokenizers)
