@@ -47,7 +47,7 @@ class Train(DataSettings, ModelSettings, TrainingSettings):
     the table."""
     batch_size: Count = 32
     """Sequences of a step."""
-    steps: Count = 500
+    steps: Count = 1000
     """Training steps; fewer on a file, once validation no longer improves."""
     learning_rate: Positive = 3e-3
     evaluate_every: Count = 100
