@@ -11,7 +11,6 @@ r"""A label at every step: what does reading from both sides see that reading fo
 The first command takes eight minutes on two CPU cores and needs no network. Words are read with their
 letters, so that one never seen before has a label too. Whether a shape turns is where it came from against
 where it goes: the readout of one layer adds what it knows of both sides, and two layers compare them. A
-file is in CoNLL-U, or holds a word and its tag a
-line and blank lines between sentences; it is split into parts, and training on it ends when the validation
-loss no longer falls.
+file is in CoNLL-U, or holds a word and its tag a line and blank lines between sentences; it is split into
+parts, and training on it ends when the validation loss no longer falls.
 """
