@@ -19,6 +19,7 @@ from experiments.classification.training import (
     pretrained,
     with_word,
 )
+from experiments.data import examples
 from experiments.data.examples import NO_LABEL, UNKNOWN_LABEL, Batch, Examples
 from experiments.data.labelled import Labelled
 from experiments.data.order_sentences import order_sentences
@@ -31,6 +32,14 @@ SMALL = ["--hidden-size", "6", "--embedding-size", "4", "--batch-size", "16", "-
 SMALL += ["--evaluate-every", "3"]
 
 run = runner(COMMANDS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_lengths():
+    """Every length of a batch is compiled anew; two are enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examples, "BUCKETS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
