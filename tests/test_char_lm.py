@@ -178,6 +178,7 @@ def last_state(out, *, raw_key=True):
     return state._replace(key=jax.random.key_data(state.key)) if raw_key else state
 
 
+@pytest.mark.slow
 def test_what_is_logged_after_the_last_checkpoint_is_logged_once(finished, corpus, tmp_path):
     """Killed between the lines of an evaluation and its checkpoint: what was not saved is done again."""
     out, save = tmp_path / "run", Checkpoints.save

@@ -360,12 +360,14 @@ class TestBadInput:
         assert "is not empty" in refusal(capsys, run, "--out", finished.parent)
         assert sorted(finished.rglob("*")) == before
 
+    @pytest.mark.slow
     def test_resume_with_other_settings(self, finished, capsys):
         error = refusal(capsys, run, "--out", finished, "--resume", "--cells", "gru")
         assert "--resume: cells is ('elman', 'lstm-chrono') in the run in" in error
         error = refusal(capsys, run, "--out", finished, "--resume", "--length", "11")
         assert "length is 10 in the run in" in error
 
+    @pytest.mark.slow
     def test_a_checkpoint_of_another_run(self, finished, tmp_path, capsys):
         out = tmp_path / "run"
         shutil.copytree(finished, out)

@@ -135,6 +135,7 @@ def test_variational_dropout_drops_the_same_outputs_at_every_step():
     np.testing.assert_allclose(logits, jnp.broadcast_to(logits[0], logits.shape), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run")
 def test_any_batch_dimensions_and_lengths_in_a_list():
     model = SequenceModel(ENCODERS["bidirectional"], CLASSES)
