@@ -31,7 +31,7 @@ class SpelledModel:
     Ling et al. 2015, "Finding function in form: compositional character models for open vocabulary word
     representation". Equations, for a word w with the letters a_1..a_n::
 
-        s_w = [→LSTM(a_1..a_n); ←LSTM(a_1..a_n)] W + b       what each has once it has read the word
+        s_w = [→cell(a_1..a_n); ←cell(a_1..a_n)] W + b       what each has once it has read the word
         x_w = [E[w]; s_w]
         logits = ``reader`` on x_1..x_T
     """

@@ -53,8 +53,7 @@ class ScheduledSampling(Cell):
         w̃_t ~ softmax(y_t W_out + b_out)
 
     with m_t the dropout mask of the inputs, 1 unless one is given. What x_t has beyond ``in_features``, a
-    decoder's condition, stays as it is. Without noise this is the cell itself,
-    teacher forcing.
+    decoder's condition, stays as it is. Without noise this is the cell itself, teacher forcing.
 
     >>> from jaxrnn import GRU
     >>> cell = ScheduledSampling(GRU(4), in_features=3)
