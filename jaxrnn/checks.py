@@ -116,7 +116,9 @@ def as_array(values: Any) -> Any:
 
 def on_device(array: Any) -> Array:
     """``array`` as one of JAX's, by the explicit transfer that ``jax.transfer_guard`` allows."""
-    return array if isinstance(array, jax.Array) else jax.device_put(np.asarray(array))
+    # A view of its own: JAX remembers a constant of a trace by the identity of its array, and would take what it
+    # remembers for an int64 array again where float64 has been switched off since.
+    return array if isinstance(array, jax.Array) else jax.device_put(np.asarray(array)[...])
 
 
 def check_ids(name: str, ids: Any, size: int, where: Any = None) -> None:

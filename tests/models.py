@@ -49,13 +49,14 @@ def numpy_encoder(encoder, layers, ys, length, carry=None, resets=None):
     return states, ys
 
 
-def numpy_decoder(decoder, params, states, memory, fed, condition=()):
-    """Logits and attention weights of one sequence; ``memory`` is a list of vectors."""
+def numpy_decoder(decoder, params, states, memory, fed, condition=(), before=()):
+    """Logits and attention weights of one sequence; ``memory`` is a list of vectors, and ``before`` one of
+    the inputs before the first token.
+    """
     states, w_out = list(states), params.embedding.T if params.w_out is None else params.w_out
     weights = params.cell.cell if decoder.attention else params.cell
     readout, logits, alphas = np.zeros(decoder.cell.out_features), [], []
-    for token in fed:
-        y = np.concatenate([params.embedding[token], condition])
+    for y in [*before, *(np.concatenate([params.embedding[token], condition]) for token in fed)]:
         if decoder.attention and decoder.input_feeding:
             y = np.concatenate([y, readout])
         for layer, cell in enumerate(decoder.cells):
@@ -65,10 +66,13 @@ def numpy_decoder(decoder, params, states, memory, fed, condition=()):
             context = sum(
                 (a * v for a, v in zip(alpha, memory, strict=True)), np.zeros(decoder.memory_features)
             )
+            if decoder.gate:
+                context = context / (1 + np.exp(-(y @ params.cell.gate.w + params.cell.gate.b)))
             readout = y = np.tanh(np.concatenate([context, y]) @ params.cell.w_c)
             alphas.append(alpha)
         logits.append(y @ w_out + params.b_out)
-    return np.array(logits).reshape(len(fed), decoder.vocabulary_size), alphas
+    logits = np.array(logits).reshape(-1, decoder.vocabulary_size)
+    return logits[len(before) :], alphas[len(before) :]
 
 
 def attention_weights(attention, params, h, memory):

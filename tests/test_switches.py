@@ -138,3 +138,16 @@ def test_debug_nans_still_finds_one():
     params = random_params(cell, "float32")
     with jax.debug_nans(True), pytest.raises(FloatingPointError, match="nan"):
         jaxrnn.unroll(cell, params, jnp.full((TIME, BATCH, IN_FEATURES), np.nan))
+
+
+def test_the_same_lengths_with_float64_and_without():
+    """A constant in a trace, then given again where integers are narrower."""
+    cell, lengths = jaxrnn.Elman(2), np.array([3, 0])
+
+    def last(xs):
+        return jaxrnn.unroll(cell, cell.init(jax.random.key(0), 2), xs, lengths=lengths)[0].h
+
+    for wide in (True, False, True):
+        with jax.enable_x64(wide):
+            xs = jnp.ones((4, 2, 2))
+            np.testing.assert_allclose(jax.jit(last)(xs), last(xs), rtol=1e-6)

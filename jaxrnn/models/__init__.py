@@ -1,5 +1,6 @@
 """Models made of cells: configuration in a frozen dataclass, parameters in a pytree."""
 
+from jaxrnn.models.captioner import Captioner, CaptionerParams, doubly_stochastic_penalty
 from jaxrnn.models.decoder import Decoder, DecoderParams
 from jaxrnn.models.encoder import Encoder, EncoderParams
 from jaxrnn.models.language_model import LanguageModel, LanguageModelParams
@@ -8,6 +9,8 @@ from jaxrnn.models.seq2seq import Seq2Seq, Seq2SeqParams
 from jaxrnn.models.sequence import SequenceModel, SequenceModelParams
 
 __all__ = [
+    "Captioner",
+    "CaptionerParams",
     "Decoder",
     "DecoderParams",
     "Encoder",
@@ -19,4 +22,5 @@ __all__ = [
     "SequenceModel",
     "SequenceModelParams",
     "cross_entropy",
+    "doubly_stochastic_penalty",
 ]

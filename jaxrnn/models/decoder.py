@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Inexact, Int, Key
 
-from jaxrnn.attention import Attention, AttentionDecoder, Memory
+from jaxrnn.attention import Attention, AttentionDecoder, Memory, WithWeights
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType
 from jaxrnn.cells.regularized import VariationalDropout
@@ -57,6 +57,7 @@ class Decoder:
       readout_size: features of h̃ (see ``AttentionDecoder``); by default the embedding size. Without
         attention the readout is the top cell's output.
       input_feeding: whether h̃ is fed to the next step.
+      gate: whether a gate scales what attention has read (see ``AttentionDecoder``).
       tied: whether the output shares the embedding's weights.
       dropout: probability that a feature is dropped: of embeddings, between layers, and of the readout.
       variational: one dropout mask for all steps of a sequence (Gal & Ghahramani 2016). Between layers,
@@ -84,6 +85,7 @@ class Decoder:
     condition_size: int | None = None
     readout_size: int | None = None
     input_feeding: bool = True
+    gate: bool = False
     tied: bool = False
     dropout: float = 0.0
     variational: bool = False
@@ -123,6 +125,7 @@ class Decoder:
             memory_features=features,
             size=size,
             input_feeding=self.input_feeding,
+            gate=self.gate,
         )
 
     def init(self, key: Key[Array, ""], dtype: DType = jnp.float32) -> DecoderParams:
@@ -194,36 +197,55 @@ class Decoder:
           ValueError: for tokens that are not integers or, where they are known and count, outside the
             vocabulary; for parameters or shapes that do not fit; for a sampling rate without a key.
         """
-        fed = checked_tokens(fed, self.vocabulary_size, lengths)
-        self._check(params, memory, condition, fed.shape[1:])
-        cell, cell_params, noise = self.cell, self._cell_params(params, memory), None
-        xs = embed(params.embedding, fed)
-        if sampling_rate is not None and key is None:
-            raise ValueError("scheduled sampling draws tokens: give a key")
-        if key is not None:
-            key_in, key_noise, key_out = jax.random.split(key, 3)
-            time, batch_shape = xs.shape[0], xs.shape[1:-1]
-            mask = self._dropout(key_in, jnp.ones_like(xs))
-            xs = mask * xs
-            if sampling_rate is None:
-                noise = cell.noise(key_noise, time, batch_shape)
-            else:
-                cell = ScheduledSampling(cell, self.embedding_size)
-                noise = cell.draw_noise(key_noise, sampling_rate, time, batch_shape, mask)
-                cell_params = SamplingParams(
-                    cell_params, params.embedding, self._w_out(params), params.b_out
-                )
-                carry = SamplingCarry(carry, jnp.zeros_like(xs[0]))
-        xs = _beside(xs, condition)
-        backward = self.backward if cell.has_derivative else "autodiff"
-        _, ys = unroll(cell, cell_params, xs, carry, lengths=lengths, noise=noise, backward=backward)
-        if key is not None:
-            ys = self._dropout(key_out, ys)
-        # One product of two matrices, batch first so that a sharded batch stays so: XLA's CPU backend takes
-        # four times as long for the weights' gradient where it has two axes to sum over.
-        rows = jnp.swapaxes(ys, 0, 1).reshape(-1, ys.shape[-1])
-        logits = batch_product(rows, self._w_out(params)) + params.b_out
-        return jnp.swapaxes(logits.reshape(*ys.shape[1::-1], self.vocabulary_size), 0, 1)
+        self._check(params, memory, condition, jnp.shape(fed)[1:])
+        ys = self._unrolled(
+            self.cell, params, carry, fed, memory, condition, lengths, key, sampling_rate=sampling_rate
+        )
+        return self._readout(params, ys, key)
+
+    @default_promotion()
+    def logits_and_weights(
+        self,
+        params: DecoderParams,
+        carry: Carry,
+        fed: Int[ArrayLike, "time batch"],
+        memory: Memory,
+        condition: Float[Array, "batch condition"] | None = None,
+        *,
+        lengths: Int[ArrayLike, " batch"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "time batch vocabulary"], Float[Array, "time batch source"]]:
+        """``logits``, and the attention weights of every step, zero at padding; for losses of both.
+
+        Raises:
+          ValueError: as ``logits``; and for a decoder without attention.
+        """
+        if self.attention is None:
+            raise ValueError("only a decoder with attention has its weights")
+        self._check(params, memory, condition, jnp.shape(fed)[1:])
+        cell: Any = self.cell
+        watched = WithWeights(cell, memory.mask.shape[-1])
+        ys = self._unrolled(watched, params, carry, fed, memory, condition, lengths, key)
+        outputs, weights = jnp.split(ys, [cell.out_features], axis=-1)
+        return self._readout(params, outputs, key), weights
+
+    def primed(
+        self,
+        params: DecoderParams,
+        carry: Carry,
+        x: Float[Array, "batch features"],
+        memory: Memory | None = None,
+    ) -> Carry:
+        """The carry after a step on a vector that is no token's: what comes before the start token.
+
+        Args:
+          params: from ``init``.
+          carry: as in ``logits``.
+          x: x_0; ``embedding_size`` features, and those of the condition where there is one.
+          memory: as in ``logits``.
+        """
+        carry, _ = self.cell.step(self._cell_params(params, memory), carry, x)
+        return carry
 
     @default_promotion()
     def step(
@@ -267,6 +289,53 @@ class Decoder:
         w_out = None if self.tied else shape((self.cell.out_features, size), dtype)
         b_out: Any = shape((size,), dtype)
         return DecoderParams(embedding, (), w_out, b_out)
+
+    def _unrolled(
+        self,
+        cell: Cell,
+        params: DecoderParams,
+        carry: Carry,
+        fed: Any,
+        memory: Any,
+        condition: Any,
+        lengths: Any,
+        key: Any,
+        sampling_rate: Any = None,
+    ) -> Array:
+        """The outputs of ``cell``, this decoder's own or one around it, at every step."""
+        fed = checked_tokens(fed, self.vocabulary_size, lengths)
+        cell_params, noise = self._cell_params(params, memory), None
+        xs = embed(params.embedding, fed)
+        if sampling_rate is not None and key is None:
+            raise ValueError("scheduled sampling draws tokens: give a key")
+        if key is not None:
+            key_in, key_noise, _ = jax.random.split(key, 3)
+            time, batch_shape = xs.shape[0], xs.shape[1:-1]
+            mask = self._dropout(key_in, jnp.ones_like(xs))
+            xs = mask * xs
+            if sampling_rate is None:
+                noise = cell.noise(key_noise, time, batch_shape)
+            else:
+                cell = ScheduledSampling(cell, self.embedding_size)
+                noise = cell.draw_noise(key_noise, sampling_rate, time, batch_shape, mask)
+                cell_params = SamplingParams(
+                    cell_params, params.embedding, self._w_out(params), params.b_out
+                )
+                carry = SamplingCarry(carry, jnp.zeros_like(xs[0]))
+        xs = _beside(xs, condition)
+        backward = self.backward if cell.has_derivative else "autodiff"
+        _, ys = unroll(cell, cell_params, xs, carry, lengths=lengths, noise=noise, backward=backward)
+        return ys
+
+    def _readout(self, params: DecoderParams, ys: Array, key: Any) -> Array:
+        if key is not None:
+            _, _, key_out = jax.random.split(key, 3)
+            ys = self._dropout(key_out, ys)
+        # One product of two matrices, batch first so that a sharded batch stays so: XLA's CPU backend takes
+        # four times as long for the weights' gradient where it has two axes to sum over.
+        rows = jnp.swapaxes(ys, 0, 1).reshape(-1, ys.shape[-1])
+        logits = batch_product(rows, self._w_out(params)) + params.b_out
+        return jnp.swapaxes(logits.reshape(*ys.shape[1::-1], self.vocabulary_size), 0, 1)
 
     def _check(self, params: DecoderParams, memory: Any, condition: Any, batch: tuple[int, ...]) -> None:
         check_like("params", self.shapes(jnp.float32), params._replace(cell=()))

@@ -13,20 +13,13 @@ from jaxrnn.attention import Attention, Memory
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, expected_carry
 from jaxrnn.checks import check_count, check_fraction, check_like, check_positive, settle
+from jaxrnn.models.bridge import bridge_shapes, bridged, init_bridge
 from jaxrnn.models.decoder import Decoder, DecoderParams
 from jaxrnn.models.encoder import Direction, Encoder, EncoderParams
 from jaxrnn.promotion import default_promotion
 from jaxrnn.recurrence import Backward
-from jaxrnn.sharding import batch_product
 
 Tied = Literal["none", "output", "all"]
-
-
-class BridgeParams(NamedTuple):
-    """From the encoder's last state to one array of the decoder's first."""
-
-    w: Array  # (features of all encoder states, n)
-    b: Array  # (n,)
 
 
 class Seq2SeqParams(NamedTuple):
@@ -282,39 +275,18 @@ class Seq2Seq:
             last = tuple((state, state) for state in last)
         if _alike(last, first):
             return None
-        features, shape = sum(leaf.shape[-1] for leaf in jax.tree.leaves(last)), jax.ShapeDtypeStruct
-
-        def bridge(leaf: Any) -> BridgeParams:
-            w: Any = shape((features, leaf.shape[-1]), dtype)
-            b: Any = shape(leaf.shape[-1:], dtype)
-            return BridgeParams(w, b)
-
-        return jax.tree.map(bridge, first)
+        return bridge_shapes(first, sum(leaf.shape[-1] for leaf in jax.tree.leaves(last)), dtype)
 
     def _init_bridge(self, key: Array, dtype: DType) -> Any:
-        if (bridge := self._bridge(dtype)) is None:
-            return None
-        shapes, structure = jax.tree.flatten(bridge, is_leaf=_is_bridge)
-        draw = jax.nn.initializers.lecun_normal()
-        bridges = [
-            BridgeParams(draw(k, shape.w.shape, dtype), jnp.zeros(shape.b.shape, dtype))
-            for k, shape in zip(jax.random.split(key, len(shapes)), shapes, strict=True)
-        ]
-        return jax.tree.unflatten(structure, bridges)
+        bridge = self._bridge(dtype)
+        return None if bridge is None else init_bridge(key, bridge, dtype)
 
 
 def _bridged(bridge: Any, states: tuple[Carry, ...]) -> tuple[Carry, ...]:
     """The decoder's first states from the encoder's last."""
     if bridge is None:
         return states
-    features = jnp.concatenate(jax.tree.leaves(states), axis=-1)
-    return jax.tree.map(
-        lambda part: jnp.tanh(batch_product(features, part.w) + part.b), bridge, is_leaf=_is_bridge
-    )
-
-
-def _is_bridge(node: Any) -> bool:
-    return isinstance(node, BridgeParams)
+    return bridged(bridge, jnp.concatenate(jax.tree.leaves(states), axis=-1))
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -1,6 +1,5 @@
-"""Attention: scores, masked softmax and context vector, and the attention decoder's cell."""
+"""The attention decoder's cell: at every step it reads a memory."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
@@ -8,187 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Inexact, Int, Key
+from jaxtyping import Array, Inexact, Int, Key
 
+from jaxrnn.attention.scores import Attention, attend, lecun_normal
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, Noise, Params
 from jaxrnn.cells.dense import cast_like
 from jaxrnn.checks import check_like, check_positive, checked_lengths, describe, settle
 from jaxrnn.promotion import default_promotion
 from jaxrnn.sharding import batch_product
-
-
-class AdditiveParams(NamedTuple):
-    """Parameters of additive attention for queries of n and memories of m features."""
-
-    w_query: Array  # (n, a)
-    w_key: Array  # (m, a)
-    v: Array  # (a,)
-
-
-class GeneralParams(NamedTuple):
-    """Parameters of general attention for queries of n and memories of m features."""
-
-    w_key: Array  # (m, n)
-
-
-@dataclass(frozen=True)
-class Additive:
-    """Additive attention (Bahdanau, Cho & Bengio 2015, section A.1.2).
-
-    Equation, for the query s and the memory vector h_j; the second product is that of ``keys``::
-
-        e_j = v · tanh(s W_query + h_j W_key)
-
-    Args:
-      size: the number a of units in between.
-
-    Raises:
-      ValueError: for a size below 1.
-
-    >>> attention = Additive(size=4)
-    >>> params = attention.init(jax.random.key(0), query_features=3, memory_features=5)
-    >>> keys = attention.keys(params, jnp.ones((2, 7, 5)))  # two memories of seven vectors
-    >>> attention.scores(params, jnp.ones((2, 3)), keys).shape
-    (2, 7)
-    """
-
-    size: int
-
-    def __post_init__(self) -> None:
-        settle(self, check_positive, "size")
-
-    def init(
-        self, key: Key[Array, ""], query_features: int, memory_features: int, dtype: DType = jnp.float32
-    ) -> AdditiveParams:
-        """LeCun-normal weights."""
-        keys = jax.random.split(key, 3)
-        shapes = ((query_features, self.size), (memory_features, self.size), (self.size, 1))
-        w_query, w_key, v = (_lecun_normal(*drawn, dtype) for drawn in zip(keys, shapes, strict=True))
-        return AdditiveParams(w_query, w_key, v[:, 0])
-
-    def keys(self, params: AdditiveParams, memory: Array) -> Array:
-        """Keys ``(*batch, source, a)``, the projected memory: the same for every query."""
-        return batch_product(memory, params.w_key)
-
-    def scores(self, params: AdditiveParams, query: Array, keys: Array) -> Array:
-        """Scores e ``(*batch, source)`` of a query ``(*batch, n)``."""
-        return _additive_scores(batch_product(query, params.w_query), keys, params.v)
-
-
-@dataclass(frozen=True)
-class General:
-    """General attention (Luong, Pham & Manning 2015, section 3.1).
-
-    Equation, for the query s and the memory vector h_j; the second product is that of ``keys``::
-
-        e_j = s · (h_j W_key)
-
-    >>> attention = General()
-    >>> params = attention.init(jax.random.key(0), query_features=3, memory_features=5)
-    >>> attention.scores(params, jnp.ones((2, 3)), attention.keys(params, jnp.ones((2, 7, 5)))).shape
-    (2, 7)
-    """
-
-    def init(
-        self, key: Key[Array, ""], query_features: int, memory_features: int, dtype: DType = jnp.float32
-    ) -> GeneralParams:
-        """LeCun-normal weights."""
-        return GeneralParams(_lecun_normal(key, (memory_features, query_features), dtype))
-
-    def keys(self, params: GeneralParams, memory: Array) -> Array:
-        """Keys ``(*batch, source, n)``, the projected memory: the same for every query."""
-        return batch_product(memory, params.w_key)
-
-    def scores(self, params: GeneralParams, query: Array, keys: Array) -> Array:
-        """Scores e ``(*batch, source)`` of a query ``(*batch, n)``."""
-        return _dot(query, keys)
-
-
-@dataclass(frozen=True)
-class Dot:
-    """Dot-product attention (Luong, Pham & Manning 2015, section 3.1), without parameters.
-
-    Equation, for the query s and the memory vector h_j::
-
-        e_j = s · h_j
-
-    >>> Dot().scores((), jnp.ones((2, 5)), jnp.ones((2, 7, 5))).shape
-    (2, 7)
-    """
-
-    def init(
-        self, key: Key[Array, ""], query_features: int, memory_features: int, dtype: DType = jnp.float32
-    ) -> tuple[()]:
-        """Nothing.
-
-        Raises:
-          ValueError: where query and memory differ in features.
-        """
-        if query_features != memory_features:
-            raise ValueError(
-                "dot attention needs queries and memories of equal features, "
-                f"got {query_features} and {memory_features}; General and Additive do not"
-            )
-        return ()
-
-    def keys(self, params: tuple[()], memory: Array) -> Array:
-        """The memory itself."""
-        return memory
-
-    def scores(self, params: tuple[()], query: Array, keys: Array) -> Array:
-        """Scores e ``(*batch, source)`` of a query ``(*batch, n)``."""
-        return _dot(query, keys)
-
-
-Attention = Additive | General | Dot
-
-
-@default_promotion()
-def attend(
-    scores: Inexact[Array, "*batch source"],
-    memory: Inexact[Array, "*batch source features"],
-    mask: Bool[Array, "*batch source"] | None = None,
-) -> tuple[Inexact[Array, "*batch features"], Inexact[Array, "*batch source"]]:
-    """Context vector and attention weights: the masked softmax of scores, and the memory averaged by it.
-
-    Equations (Bahdanau, Cho & Bengio 2015, eq. 5-6)::
-
-        α_j = exp(e_j) / Σ_k exp(e_k)        context = Σ_j α_j h_j
-
-    Args:
-      scores: e.
-      memory: the vectors h_j. What lies at padding is not read; but ``keys`` has seen it, so that it must
-        be finite where gradients are taken.
-      mask: True where the memory holds something, False at padding; None for everywhere.
-
-    Returns:
-      the context, and weights that sum to one and are exactly zero at padding. Where all is padding, both
-      are zero.
-
-    Raises:
-      ValueError: for a memory or mask of other positions than the scores, or a mask that is not bool.
-
-    >>> context, weights = attend(
-    ...     jnp.zeros((1, 3)), jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([[True, True, False]])
-    ... )
-    >>> context.tolist(), weights.tolist()
-    ([[1.5]], [[0.5, 0.5, 0.0]])
-    """
-    for name, array in (("memory", memory[..., 0]), ("mask", scores if mask is None else mask)):
-        if array.shape != scores.shape:
-            raise ValueError(f"{name} must have the positions of scores, {scores.shape}, got {array.shape}")
-    if mask is not None:
-        if not jnp.issubdtype(mask.dtype, jnp.bool):
-            raise ValueError(f"mask must be bool, got {mask.dtype}")
-        scores = jnp.where(mask, scores, -jnp.inf)
-        memory = jnp.where(mask[..., None], memory, 0)
-    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf))
-    # A row of nothing but padding is shifted by 0, and divided by 1.
-    weights = jnp.exp(scores - jnp.where(highest == -jnp.inf, 0, highest))
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    weights = weights / jnp.where(total == 0, 1, total)
-    return jnp.einsum("...s,...sf->...f", weights, memory), weights
 
 
 class Memory(NamedTuple):
@@ -199,12 +26,20 @@ class Memory(NamedTuple):
     mask: Any  # (*batch, source) bool, False at padding
 
 
+class GateParams(NamedTuple):
+    """Parameters of the gate β."""
+
+    w: Array  # (the cell's out_features, 1)
+    b: Array  # (1,)
+
+
 class AttentionDecoderParams(NamedTuple):
     """Trained parameters of an attention decoder; the other half of its params is the memory."""
 
     cell: Params
     attention: Any
     w_c: Array  # (memory_features + the cell's out_features, size)
+    gate: Any = None  # GateParams; None without a gate
 
 
 class AttentionDecoderCarry(NamedTuple):
@@ -224,6 +59,10 @@ class AttentionDecoder(Cell):
         context_t = attend(scores(h_t, keys), h̄)
         h̃_t = tanh([context_t; h_t] W_c)                        y_t = h̃_t
 
+    With a gate, β_t context_t takes the place of context_t, β_t = σ(h_t W_β + b_β): how much the memory
+    counts for the next word (Xu et al. 2015, "Show, attend and tell", section 4.2.1, where both the gate
+    and the scores are of h_{t-1}).
+
     Params are ``(weights, memory)``, of which ``init`` draws the weights and ``memory`` makes the memory.
     There is no hand-derived derivative; gradients come from ``jax.grad``, with respect to the memory too.
 
@@ -233,11 +72,13 @@ class AttentionDecoder(Cell):
       memory_features: features of the memory's vectors.
       size: features of h̃, the output.
       input_feeding: whether h̃_{t-1} is fed to the cell beside x_t.
+      gate: whether a gate scales the context.
 
     Raises:
       ValueError: for sizes below 1.
 
     >>> from jaxrnn import GRU
+    >>> from jaxrnn.attention import Additive
     >>> decoder = AttentionDecoder(GRU(4), Additive(5), memory_features=6, size=3)
     >>> weights = decoder.init(jax.random.key(0), in_features=2)
     >>> memory = decoder.memory(weights, jnp.ones((1, 7, 6)), lengths=jnp.array([5]))
@@ -252,6 +93,7 @@ class AttentionDecoder(Cell):
     memory_features: int
     size: int
     input_feeding: bool = True
+    gate: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cell", as_cell(self.cell))
@@ -270,7 +112,7 @@ class AttentionDecoder(Cell):
     def init(
         self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32
     ) -> AttentionDecoderParams:
-        """The weights: the cell's and the attention's own way, W_c LeCun normal.
+        """The weights: the cell's and the attention's own way, W_c and W_β LeCun normal, b_β zero.
 
         Raises:
           ValueError: where the attention needs queries and memories of equal features, and they are not.
@@ -280,8 +122,12 @@ class AttentionDecoder(Cell):
         return AttentionDecoderParams(
             self.cell.init(key_cell, in_features + (self.size if self.input_feeding else 0), dtype),
             self.attention.init(key_attention, query, self.memory_features, dtype),
-            _lecun_normal(key_c, (self.memory_features + query, self.size), dtype),
+            lecun_normal(key_c, (self.memory_features + query, self.size), dtype),
+            self._init_gate(jax.random.fold_in(key_c, 0), dtype) if self.gate else None,
         )
+
+    def _init_gate(self, key: Array, dtype: DType) -> GateParams:
+        return GateParams(lecun_normal(key, (self.cell.out_features, 1), dtype), jnp.zeros(1, dtype))
 
     @default_promotion()
     def memory(
@@ -350,6 +196,8 @@ class AttentionDecoder(Cell):
         cell_carry, h = self.cell.step(weights.cell, carry.cell, fed, noise)
         scores = self.attention.scores(weights.attention, h, memory.keys)
         context, alpha = attend(scores, memory.values, memory.mask)
+        if self.gate:
+            context = jax.nn.sigmoid(batch_product(h, weights.gate.w) + weights.gate.b) * context
         y = jnp.tanh(batch_product(jnp.concatenate([context, h], axis=-1), weights.w_c))
         after = AttentionDecoderCarry(cell_carry, y if self.input_feeding else None)
         return cast_like(after, carry), y, alpha
@@ -369,15 +217,72 @@ class AttentionDecoder(Cell):
         check_like("memory", Memory(values, keys, mask), memory, because=f"the batch shape is {shape[:-1]}")
 
 
-# To keep (*batch, source, a) of every step for the derivative takes longer than to compute it again.
-@functools.partial(jax.checkpoint, prevent_cse=False)
-def _additive_scores(query: Array, keys: Array, v: Array) -> Array:
-    return batch_product(jnp.tanh(query[..., None, :] + keys), v)
+@dataclass(frozen=True)
+class WithWeights(Cell):
+    """An attention decoder whose outputs go with the weights of its attention: y_t = [h̃_t; α_t].
 
+    So a loss may depend on where the decoder looks at every step.
 
-def _dot(query: Array, keys: Array) -> Array:
-    return jnp.einsum("...f,...sf->...s", query, keys)
+    Args:
+      decoder: the attention decoder.
+      source: how many vectors the memory has.
 
+    Raises:
+      ValueError: for a source below 1.
 
-def _lecun_normal(key: Array, shape: tuple[int, int], dtype: DType) -> Array:
-    return jax.nn.initializers.lecun_normal()(key, shape, jnp.float32).astype(dtype)
+    >>> from jaxrnn import GRU, unroll
+    >>> from jaxrnn.attention import Dot
+    >>> cell = WithWeights(AttentionDecoder(GRU(4), Dot(), memory_features=4, size=3), source=7)
+    >>> weights = cell.init(jax.random.key(0), in_features=2)
+    >>> memory = cell.decoder.memory(weights, jnp.ones((1, 7, 4)))
+    >>> _, ys = unroll(cell, (weights, memory), jnp.ones((5, 1, 2)))
+    >>> ys.shape, ys[0, 0, 3:].sum().round(4).tolist()
+    ((5, 1, 10), 1.0)
+    """
+
+    decoder: AttentionDecoder
+    source: int
+
+    def __post_init__(self) -> None:
+        settle(self, check_positive, "source")
+
+    @property
+    def out_features(self) -> int:
+        """Features of h̃, and the weights."""
+        return self.decoder.size + self.source
+
+    @property
+    def outputs_h(self) -> bool:
+        """False, as of the decoder."""
+        return False
+
+    def init(
+        self, key: Key[Array, ""], in_features: int, dtype: DType = jnp.float32
+    ) -> AttentionDecoderParams:
+        """The decoder's own."""
+        return self.decoder.init(key, in_features, dtype)
+
+    def initial_carry(
+        self, batch_shape: Sequence[int] = (), dtype: DType = jnp.float32
+    ) -> AttentionDecoderCarry:
+        """The decoder's own."""
+        return self.decoder.initial_carry(batch_shape, dtype)
+
+    def noise(self, key: Key[Array, ""], time: int, batch_shape: Sequence[int] = ()) -> Noise:
+        """The decoder's own."""
+        return self.decoder.noise(key, time, batch_shape)
+
+    def step(self, params: Params, carry: Carry, x: Array, noise: Noise = None) -> tuple[Carry, Array]:
+        """One step.
+
+        Raises:
+          ValueError: as the decoder's; and for a memory of another size than ``source``.
+        """
+        carry, y, alpha = self.decoder.step_and_weights(params, carry, x, noise)
+        return carry, jnp.concatenate([y, alpha], axis=-1)
+
+    def check(self, params: Params, carry: Carry, x: Any) -> None:
+        """Raise ValueError unless weights, memory, carry and x fit each other."""
+        self.decoder.check(params, carry, x)
+        if (places := jnp.shape(params[1].mask)[-1]) != self.source:
+            raise ValueError(f"the memory should have {self.source} vectors a sequence, got {places}")
