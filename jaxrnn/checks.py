@@ -116,8 +116,8 @@ def as_array(values: Any) -> Any:
 
 def on_device(array: Any) -> Array:
     """``array`` as one of JAX's, by the explicit transfer that ``jax.transfer_guard`` allows."""
-    # A view of its own: JAX remembers a constant of a trace by the identity of its array, and would take what it
-    # remembers for an int64 array again where float64 has been switched off since.
+    # A view of its own: JAX remembers a constant of a trace by the identity of its array, and would take an
+    # int64 array for what it was where float64 has been switched off since.
     return array if isinstance(array, jax.Array) else jax.device_put(np.asarray(array)[...])
 
 

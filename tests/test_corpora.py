@@ -114,6 +114,21 @@ def test_a_file_of_other_bytes_is_refused_and_left_alone(data, server):
     assert server.asked == []
 
 
+def test_the_digest_may_be_md5(data, server):
+    """Where nobody publishes another: the right bytes are taken, downloaded or not, others refused."""
+    remote = server.remote()._replace(digest=hashlib.md5(CONTENT).hexdigest(), algorithm="md5")
+    for _ in range(2):
+        assert fetch("hamlet", remote).read_bytes() == CONTENT
+    assert server.asked == ["/whole"]
+    (data / "hamlet" / "play.txt").write_bytes(b"edited")
+    digest = hashlib.md5(b"edited").hexdigest()
+    with pytest.raises(ValueError, match=rf"play\.txt has MD5 {digest}, expected {remote.digest}; remove"):
+        fetch("hamlet", remote)
+    (data / "hamlet" / "play.txt").unlink()
+    with pytest.raises(ValueError, match=rf"(?i)md5 .*play\.txt.* but got {remote.digest}"):
+        fetch("hamlet", remote._replace(digest="0" * 32))
+
+
 @pytest.mark.parametrize("failure", ["no network", "/absent", "/cut"])
 @pytest.mark.slow
 def test_a_download_that_fails_says_where_to_put_the_file(data, server, failure):

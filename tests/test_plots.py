@@ -12,8 +12,8 @@ from matplotlib import font_manager
 from matplotlib.image import imread
 
 from experiments.harness import plots
-from experiments.harness.plots import learning_curve, save
-from experiments.translation.pictures import attention_picture, check_picture, label_every, shortened
+from experiments.harness.plots import check_picture, learning_curve, save
+from experiments.translation.pictures import attention_picture, label_every, shortened
 from experiments.translation.translating import Hypothesis
 
 DOLLARS = ("a $1 x_$", "$\\frac$", "$x$")

@@ -10,8 +10,8 @@ import pytest
 from experiments.data import scenes
 from experiments.data.examples import Examples, numbers_of
 from experiments.data.tokens import UNKNOWN
-from experiments.data.words import MOST_LETTERS, Words
-from experiments.harness.labels import Judged, drop_words, in_context
+from experiments.data.words import MOST_LETTERS, Words, drop_words
+from experiments.harness.labels import Judged, in_context
 from experiments.tagging import data as sequences
 from experiments.tagging.__main__ import COMMANDS
 from experiments.tagging.data import load_data

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pooch
 
@@ -21,7 +21,8 @@ class RemoteFile(NamedTuple):
 
     file: str
     url: str
-    sha256: str
+    digest: str
+    algorithm: Literal["sha256", "md5"] = "sha256"  # of the digest; MD5 where no other is published
 
 
 CORPORA: Mapping[str, RemoteFile] = {
@@ -42,6 +43,7 @@ CORPORA: Mapping[str, RemoteFile] = {
 }
 
 STANDARD_LIBRARY = "stdlib"
+_ALGORITHMS = {"sha256": "SHA-256", "md5": "MD5"}
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _BYTE_ORDER_MARKS = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
@@ -59,20 +61,23 @@ def fetch(name: str, remote: RemoteFile) -> Path:
     """The file of a named data set: the one in the data directory, else downloaded there.
 
     Raises:
-      ValueError: if the file's SHA-256 is not the known one, or it is not there and cannot be downloaded.
+      ValueError: if the file's digest is not the known one, or it is not there and cannot be downloaded.
     """
     path = data_directory() / name / remote.file
     try:
         if not path.exists():
-            pooch.retrieve(remote.url, f"sha256:{remote.sha256}", remote.file, path.parent)
+            pooch.retrieve(remote.url, f"{remote.algorithm}:{remote.digest}", remote.file, path.parent)
     except OSError as error:
         raise ValueError(
             f"{name} is not in the data directory and cannot be downloaded from {remote.url}: {error}\n"
             f"Put the file at {path}, or set JAXRNN_DATA to a directory that holds {name}/{remote.file}."
         ) from error
-    digest = pooch.file_hash(str(path))
-    if digest != remote.sha256:
-        raise ValueError(f"{path} has SHA-256 {digest}, expected {remote.sha256}; remove it and try again")
+    digest = pooch.file_hash(str(path), remote.algorithm)
+    if digest != remote.digest:
+        algorithm = _ALGORITHMS[remote.algorithm]
+        raise ValueError(
+            f"{path} has {algorithm} {digest}, expected {remote.digest}; remove it and try again"
+        )
     return path
 
 

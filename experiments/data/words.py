@@ -4,10 +4,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from experiments.data.tokens import PAD, encode, encode_words, train_tokenizer, train_words
+from experiments.data.tokens import PAD, UNKNOWN, encode, encode_words, train_tokenizer, train_words
 
 MOST_LETTERS = 16  # the last ones of a longer word
 Tokenizers = Mapping[str, Tokenizer]  # from ``vocabularies``
@@ -45,3 +47,13 @@ def encoded(sentences: Sequence[Sequence[str]], tokenizers: Tokenizers) -> list[
 def ids_of(inputs: Any) -> Any:
     """The numbers of words, without their letters; anything else as it is."""
     return inputs.ids if isinstance(inputs, Words) else inputs
+
+
+def drop_words(key: jax.Array, inputs: Any, rate: float) -> Any:
+    """Words, each with a probability taken for an unknown one, whose letters, if there are any, have to do:
+    a model learns what those mean.
+    """
+    if isinstance(inputs, Words):
+        return inputs._replace(ids=drop_words(key, inputs.ids, rate))
+    ids = jnp.asarray(inputs)
+    return jnp.where(jax.random.bernoulli(key, rate, ids.shape), UNKNOWN, ids)

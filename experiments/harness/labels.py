@@ -18,27 +18,16 @@ from experiments.data.examples import (
     training_batches,
 )
 from experiments.data.tokens import UNKNOWN
-from experiments.data.words import Words
+from experiments.data.words import drop_words
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
 from experiments.harness.plots import COLOURS, MARKERS, save, visible
 from experiments.harness.settings import TrainingSettings
-from experiments.harness.task import Loss, Sums, Task
+from experiments.harness.task import Loss, Sums, Task, never, past_its_best
 from jaxrnn.models.losses import cross_entropy
 
-PATIENCE = 5  # measurements without a better one, after which a training ends that may end early
 MOST_NAMED = 25  # classes whose names fit beside a matrix
 MISTAKES = 50
-
-
-def drop_words(key: jax.Array, inputs: Any, rate: float) -> Any:
-    """Words, each with a probability taken for an unknown one, whose letters, if there are any, have to do:
-    a model learns what those mean.
-    """
-    if isinstance(inputs, Words):
-        return inputs._replace(ids=drop_words(key, inputs.ids, rate))
-    ids = jnp.asarray(inputs)
-    return jnp.where(jax.random.bernoulli(key, rate, ids.shape), UNKNOWN, ids)
 
 
 def label_loss(model: Any, word_dropout: float = 0.0, label_smoothing: float = 0.0) -> Loss:
@@ -92,10 +81,6 @@ def label_task(
       record: as in ``Task``.
       assets: as in ``Task``.
     """
-
-    def stop(losses: Sequence[float]) -> bool:
-        return until_best and len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE
-
     name, per_example = items
     return Task(
         init=model.init,
@@ -106,7 +91,7 @@ def label_task(
         items=(name, config.batch_size * per_example),
         record=record,
         assets=assets,
-        stop=stop,
+        stop=past_its_best if until_best else never,
     )
 
 

@@ -110,6 +110,19 @@ def save(figure: Figure, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_picture(path: Path) -> None:
+    """Raise ValueError for a path that ``save`` could not write to, before any work is done."""
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(suffix for suffix in FORMATS if suffix)
+        raise ValueError(f"a picture's name must end in one of {known}, got {path}")
+    if path.exists() and not path.is_file():  # a device, say, whose place the picture would take
+        raise ValueError(f"expected a file for the picture, and {path} is none")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} for the picture")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"no picture can be written into the folder {path.parent}")
+
+
 def _prepare_texts(figure: Figure) -> None:
     """Draw no text as mathematics but what matplotlib itself writes, and give each the fonts it needs."""
     powers = set()  # 10³ and so on, which are mathematics

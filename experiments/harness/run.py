@@ -29,7 +29,7 @@ Settings = TypeVar("Settings")
 
 # Settings that may differ between a run and its continuation: where data lie, if they are the same, too.
 NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every", "steps"}
-NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test", "vectors"}
+NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test", "vectors", "features"}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 from jaxrnn.checks import as_integer, as_number, check_fraction, check_positive
+from jaxrnn.decoding.beam import MOST_PENALTY
 
 Kind = TypeVar("Kind", bound=type)
 
@@ -33,10 +34,17 @@ def check_seed(name: str, value: int) -> None:
         raise ValueError(f"{name} must be 0 or more and below 2**32, got {value}")
 
 
+def check_length_penalty(name: str, value: float) -> None:
+    """Raise ValueError for a length penalty that the beam search does not take."""
+    if not 0 <= value <= MOST_PENALTY:
+        raise ValueError(f"{name} must lie in [0, {MOST_PENALTY}], got {value}")
+
+
 Count = Annotated[int, check_positive]
 Fraction = Annotated[float, check_fraction]
 Positive = Annotated[float, check_above_zero]
 Seed = Annotated[int, check_seed]
+LengthPenalty = Annotated[float, check_length_penalty]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.harness.devices import batch_mesh, lanes, replicate, shard_batch
 
 # By the name of a figure, its sum and the number of terms: masked and ragged batches add up exactly.
 Sums = dict[str, tuple[Any, Any]]
 Loss = Callable[..., Any]
+
+PATIENCE = 5  # measurements without a better one, after which a training ends that may end early
+
+
+def never(losses: Sequence[float]) -> bool:
+    """Whether to end a training early: no."""
+    return False
+
+
+def past_its_best(losses: Sequence[float]) -> bool:
+    """Whether the lowest of the validation losses so far is ``PATIENCE`` measurements back.
+
+    >>> past_its_best([3, 1, 2, 2, 2, 2]), past_its_best([3, 1, 2, 2, 2, 2, 2])
+    (False, True)
+    """
+    return len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Task:
     assets: Callable[[Path], None] = lambda folder: None
     on_evaluate: Callable[[Any, int], None] = lambda params, step: None
     carry: Callable[[Any], Any] | None = None
-    stop: Callable[[Sequence[float]], bool] = lambda losses: False
+    stop: Callable[[Sequence[float]], bool] = never
 
     def first_carry(self, batch: Any) -> Any:
         """The carry before the first of batches like the one given; empty for a task without."""

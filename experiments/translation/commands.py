@@ -7,11 +7,12 @@ from experiments.data.corpora import read_text
 from experiments.data.pairs import Pairs, clean, lines_of, normalized, read_aligned
 from experiments.harness import run as runs
 from experiments.harness.command_line import note
+from experiments.harness.plots import check_picture
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
-from experiments.harness.settings import Count, settings
-from experiments.translation.pictures import attention_picture, check_picture
-from experiments.translation.training import LengthPenalty, Train, load_run
+from experiments.harness.settings import Count, LengthPenalty, settings
+from experiments.translation.pictures import attention_picture
+from experiments.translation.training import Train, load_run
 from experiments.translation.translating import (
     Translator,
     described,

@@ -1,7 +1,6 @@
 """Pictures of attention: where a model looked."""
 
 import math
-import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axis import Axis
 
-from experiments.harness.plots import FORMATS, save, visible
+from experiments.harness.plots import save, visible
 from experiments.translation.translating import PICTURES, Hypothesis
 
 LABELS = 60  # tokens of a panel's side that are named
@@ -70,16 +69,3 @@ def shortened(name: str, width: int = 14) -> str:
     if not len(widths) or widths[-1] <= width:
         return name
     return name[: np.searchsorted(widths, width - 1, side="right")] + "…"
-
-
-def check_picture(path: Path) -> None:
-    """Raise ValueError for a path that ``save`` could not write to, before any work is done."""
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(suffix for suffix in FORMATS if suffix)
-        raise ValueError(f"a picture's name must end in one of {known}, got {path}")
-    if path.exists() and not path.is_file():  # a device, say, whose place the picture would take
-        raise ValueError(f"expected a file for the picture, and {path} is none")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {path.parent} for the picture")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"no picture can be written into the folder {path.parent}")

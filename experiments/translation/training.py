@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from experiments.harness import run as runs
 from experiments.harness.fit import Fitted, fit, load, report
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
-from experiments.harness.settings import Count, settings
+from experiments.harness.settings import Count, LengthPenalty, settings
 from experiments.harness.task import Sums, Task
 from experiments.translation.batches import Batch, encode_pairs, training_batches, validation_batches
 from experiments.translation.data import Data, ParallelSettings, load_data
@@ -24,21 +24,11 @@ from experiments.translation.translating import (
     described,
     evaluate,
 )
-from jaxrnn.decoding.beam import MOST_PENALTY
 from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq
 
 VOCABULARIES = "vocabularies" + runs.DIGEST  # in the record of a run
 SHOWN = 8  # translations printed at the end of training
-
-
-def check_length_penalty(name: str, value: float) -> None:
-    """Raise ValueError for a length penalty that the beam search does not take."""
-    if not 0 <= value <= MOST_PENALTY:
-        raise ValueError(f"{name} must lie in [0, {MOST_PENALTY}], got {value}")
-
-
-LengthPenalty = Annotated[float, check_length_penalty]
 
 
 @settings

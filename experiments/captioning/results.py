@@ -1,0 +1,86 @@
+"""What a trained captioner writes of images that it has not seen: figures, captions, plots."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.captioning.data import Data
+from experiments.captioning.metrics import best_constant, people
+from experiments.captioning.model import CaptioningModel
+from experiments.captioning.pictures import attention_picture, captions_picture, shown_pictures
+from experiments.captioning.scenes import where_it_looks
+from experiments.captioning.training import Train
+from experiments.captioning.writing import Caption, Writer, described, judge, write_captions
+from experiments.harness.fit import Fitted, parameters, report
+from experiments.harness.progress import counted
+from experiments.harness.reports import part
+
+SHOWN = 8  # captions printed at the end of training
+DRAWN = 3  # images whose attention is drawn
+
+
+def finish(fitted: Fitted, config: Train, data: Data, model: CaptioningModel) -> dict[str, Any]:
+    """The figures of the best checkpoint on images it has not seen, captions, and where it looked."""
+    writer = Writer(model, fitted.params, data.tokenizer, config.max_length)
+    training = [caption for of in data.train.captioned.captions for caption in of]
+    test, name = data.test, data.test_name
+    figures: dict[str, Any] = {}
+    found: list[Caption] = []
+    with part("the captions"), counted(f"captioning {len(test.inputs):,} {name} images") as on_batch:
+        figures, found = judge(
+            writer,
+            test,
+            training,
+            beam=config.beam,
+            length_penalty=config.length_penalty,
+            on_batch=on_batch,
+        )
+        write_captions(fitted.out / f"{name}_captions.tsv", test, found)
+    for picture, references, caption in list(zip(*test.captioned, found, strict=False))[:SHOWN]:
+        print(f"{picture.name}\n    {caption.text}\n    reference: {references[0]}")
+    print("-" * 79)
+    for how, of in figures.items():
+        print(f"{name}, {how}: {described(of)}")
+    summary = {f"{name}_{how}": of for how, of in figures.items()}
+    if min(map(len, test.captioned.captions)) > 1:
+        with part("what people reach"):
+            summary |= beside_people(name, test.captioned.captions, training)
+    if config.data == "scenes" and config.attention != "none":
+        with part("where it looks"):
+            summary["attention"] = where_it_looks(writer, test)
+            share = summary["attention"]["share"]
+            print(f"most of the attention lies on a shape while its word is written: {share:.1%}")
+    report(
+        fitted,
+        summary,
+        title=f"{config.cell}, attention {config.attention}, on {Path(config.data).name}",
+        packages=("tokenizers", "sacrebleu", "grain"),
+    )
+    if found:
+        draw(fitted.out, data, found)
+    return summary | {"parameters": parameters(fitted.params), "train_seconds": fitted.seconds}
+
+
+def beside_people(
+    name: str, references: Sequence[Sequence[str]], training: Sequence[str]
+) -> dict[str, Any]:
+    """Figures of one person's captions against the others', and of the best one caption for all images."""
+    found = {"people": people(references), "best_constant": best_constant(references, training)}
+    for who, of in found.items():
+        print(
+            f"{name}, {who.replace('_', ' ')}: BLEU-1 to 4 "
+            + " / ".join(f"{of[f'bleu_{n}']:.1f}" for n in range(1, 5))
+            + f", CIDEr-D {of['cider_d']:.3f}"
+        )
+    return {f"{name}_{who}": of for who, of in found.items()}
+
+
+def draw(out: Path, data: Data, found: Sequence[Caption]) -> None:
+    """Some images with their captions; and where the model looked, if it has attention."""
+    chosen, captioned = shown_pictures(len(found)), data.test.captioned
+    with part("captions.png"):
+        captions_picture(out / "captions.png", [(captioned, i, found[i]) for i in chosen])
+    if found[0].weights is not None:
+        with part("attention.png"):
+            shown = [(captioned.pictures[i], found[i]) for i in chosen[:DRAWN]]
+            attention_picture(out / "attention.png", shown)
