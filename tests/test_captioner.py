@@ -64,7 +64,11 @@ def numpy_captioner(model, params, grid, fed):
     return numpy_decoder(model.decoder, params.decoder, states, grid, fed, condition, before)
 
 
-@pytest.mark.parametrize("name", CAPTIONERS)
+# The quick check is content with the most that a captioner has.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "attention" else pytest.mark.slow) for n in CAPTIONERS],
+)
 def test_equals_numpy(name, dtype):
     model = CAPTIONERS[name]
     params, tolerance = drawn(model, dtype), {"float64": 1e-12, "float32": 2e-5}[dtype]
@@ -149,6 +153,7 @@ def test_the_penalty_equals_numpy(dtype):
     assert count == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run")
 def test_bad_input():
     for options, message in (

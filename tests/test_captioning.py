@@ -155,6 +155,7 @@ def test_the_loss_is_that_of_the_captions_and_the_penalty(problem):
     np.testing.assert_allclose(trained, expected + 0.5 * penalty / captions * count, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_written_needs_no_unknown_word(problem):
     """Even where the unknown word, the padding and the start are the most probable of all."""
     config, part, tokenizer = problem
@@ -271,6 +272,7 @@ def test_images_that_are_none(trained, file, capsys, tmp_path):
         assert message in refusal(capsys, run, "caption", "--run", trained, *arguments) or not arguments
 
 
+@pytest.mark.slow
 def test_bad_settings(file, capsys, tmp_path):
     out = tmp_path / "run"
     for arguments, message in (

@@ -49,6 +49,7 @@ def model_of(direction, **changes):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ONE_QUICK)
 def test_a_word_does_not_tell_itself(direction):
     """Which words change the logits of a step: those on its left, on its right, or both, never its own."""
