@@ -30,9 +30,6 @@ CAPTIONERS = {
     "attention and input": Captioner(
         WORDS, [GRU(4), LSTM(4)], 3, image_features=FEATURES, entry="input", **ATTENTION
     ),
-    "attention alone": Captioner(
-        WORDS, [GRU(4)], 3, image_features=FEATURES, projection_size=5, entry="none", **ATTENTION
-    ),
     "attention and every": Captioner(
         WORDS,
         [GRU(4)],
@@ -59,7 +56,7 @@ def numpy_captioner(model, params, grid, fed):
         states = [tuple(np.tanh(v @ w + b) for w, b in parts) for parts in params.entry]
     elif model.entry == "input":
         before = [v @ params.entry]
-    elif model.entry == "every":
+    else:
         condition = v
     return numpy_decoder(model.decoder, params.decoder, states, grid, fed, condition, before)
 
@@ -159,8 +156,7 @@ def test_bad_input():
     for options, message in (
         ({"image_features": 0}, "image_features must be a positive integer, got 0"),
         ({"projection_size": 0}, "projection_size must be a positive integer, got 0"),
-        ({"entry": "first"}, "entry must be one of none, carry, input, every, got 'first'"),
-        ({"entry": "none"}, "without attention v has to enter, by carry, input or every"),
+        ({"entry": "first"}, "entry must be one of carry, input, every, got 'first'"),
         ({"gate": True}, "a gate scales what attention has read, and there is no attention"),
         ({"cells": []}, "a decoder needs at least one cell, got none"),
     ):

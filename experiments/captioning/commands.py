@@ -9,7 +9,7 @@ from experiments.captioning.data import (
     load_parts,
     read_part,
 )
-from experiments.captioning.pictures import attention_picture
+from experiments.captioning.pictures import DRAWN, attention_picture
 from experiments.captioning.training import Train, load_run
 from experiments.captioning.writing import described, drawn, judge, most_probable, write_captions
 from experiments.data.captions import Captioned, flickr8k_test, read_captions
@@ -20,8 +20,6 @@ from experiments.harness.plots import check_picture
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, LengthPenalty, Seed, settings
-
-DRAWN = 3  # images whose attention is drawn
 
 
 @settings

@@ -1,8 +1,9 @@
 """Pictures with captions by the settings of a run: what the encoder reads, and token ids."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pooch
@@ -206,12 +207,12 @@ def training_batches(
     )
 
 
-def batches_in_order(part: Part, examples: Sequence[Example]) -> list[Any]:
-    """Every caption once, the longest first; what makes each batch."""
+def batches_in_order(part: Part, examples: Sequence[Example]) -> list[Callable[[], Batch]]:
+    """What makes each batch of every caption once, the longest first."""
     order = sorted(examples, key=lambda example: -len(example.ids))
     groups = [order[i : i + VALIDATION_LANES] for i in range(0, len(order), VALIDATION_LANES)]
     time = max(len(example.ids) for example in order) + 1
-    return [lambda group=group: collate(part, group, time, VALIDATION_LANES) for group in groups]
+    return [functools.partial(collate, part, group, time, VALIDATION_LANES) for group in groups]
 
 
 def collate(part: Part, examples: Sequence[Example], time: int, lanes: int) -> Batch:

@@ -34,7 +34,7 @@ class CaptionerSettings(TrainingSettings):
     entry: Entry = "carry"
     """How the mean v of those vectors enters: carry (v makes the first state, so that the first step alone
     is told), input (v is the input before the start token), every (v enters every step, by weights of its
-    own), or none (attention alone tells of the image)."""
+    own)."""
     attention: Literal["none", "additive"] = "additive"
     """Whether every step looks at the places of the image."""
     input_feeding: bool = False

@@ -16,6 +16,7 @@ from experiments.data.images import Picture
 from experiments.harness.plots import COLOURS, save
 
 IMAGES, COLUMNS = 12, 4  # in a plot of captions
+DRAWN = 3  # images whose attention is drawn
 TILES = 8  # words side by side in a plot of attention
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
 

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.captioning.data import Data
 from experiments.captioning.metrics import best_constant, people
 from experiments.captioning.model import CaptioningModel
-from experiments.captioning.pictures import attention_picture, captions_picture, shown_pictures
+from experiments.captioning.pictures import DRAWN, attention_picture, captions_picture, shown_pictures
 from experiments.captioning.scenes import where_it_looks
 from experiments.captioning.training import Train
 from experiments.captioning.writing import Caption, Writer, described, judge, write_captions
@@ -16,7 +16,6 @@ from experiments.harness.progress import counted
 from experiments.harness.reports import part
 
 SHOWN = 8  # captions printed at the end of training
-DRAWN = 3  # images whose attention is drawn
 
 
 def finish(fitted: Fitted, config: Train, data: Data, model: CaptioningModel) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jaxrnn.promotion import default_promotion
 from jaxrnn.recurrence import Backward
 from jaxrnn.sharding import batch_product
 
-Entry = Literal["none", "carry", "input", "every"]
+Entry = Literal["carry", "input", "every"]
 
 
 class ProjectionParams(NamedTuple):
@@ -65,8 +65,7 @@ class Captioner:
         y_t = decoder(S_{t-1}, x_t, a)           with attention, which reads a_1 … a_L
         −log p(w_t | w_1 … w_{t-1}, image) = −log softmax(D(y_t) W_out + b_out)[w_t]
 
-    The vector v enters by one of three ways; else S_0 = 0 and x_t = D(E[w_{t-1}]), and with "none"
-    attention alone tells of the image::
+    The vector v enters by one of three ways, else S_0 = 0 and x_t = D(E[w_{t-1}])::
 
         "carry":  S_0 = tanh(v W + b), for every part of it: the first step alone is told
         "input":  x_0 = v W_x, the input of a step before the start token
@@ -128,8 +127,6 @@ class Captioner:
             settle(self, check_positive, "projection_size")
         if self.entry not in get_args(Entry):
             raise ValueError(f"entry must be one of {', '.join(get_args(Entry))}, got {self.entry!r}")
-        if self.entry == "none" and self.attention is None:
-            raise ValueError("without attention v has to enter, by carry, input or every")
         if self.gate and self.attention is None:
             raise ValueError("a gate scales what attention has read, and there is no attention")
         _ = self.decoder  # which checks what is its
