@@ -167,8 +167,8 @@ def test_what_is_written_needs_no_unknown_word(problem):
     found = most_probable(Writer(model, params, tokenizer, 4), part.inputs, beam=3, length_penalty=0.0)
     assert [len(captions) for captions in found] == [3, 3, 3]
     for captions in found:
-        assert all(0 < len(c.words) <= 5 and "<" not in c.text for c in captions)
-        assert all(c.weights.shape == (len(c.words), 4) for c in captions)
+        assert all(len(c.words) <= 5 and "<" not in c.text for c in captions)
+        assert all(c.weights.shape == (min(len(c.words) + 1, 5), 4) for c in captions)
         np.testing.assert_allclose(captions[0].weights.sum(1), 1, rtol=1e-5)
         assert captions[0].score >= captions[1].score >= captions[2].score
 
@@ -186,7 +186,7 @@ def test_where_it_looks(monkeypatch):
             row, column = (thing.row + number) % SLOTS, thing.column  # of the second a slot too low
             weights[word, side * row, side * column] = 0.8
             weights[word, (side * row + side) % GRID, 0] = 0.2
-        found.append([Caption(" ".join(words), 0.0, [*words, "</s>"], weights.reshape(len(words) + 1, -1))])
+        found.append([Caption(" ".join(words), 0.0, words, weights.reshape(len(words) + 1, -1))])
     monkeypatch.setattr("experiments.captioning.scenes.most_probable", lambda *_, **__: found)
     part = Part(Captioned([], [[caption(drawing)] for drawing in test]), np.zeros((2, 1)))
     looked = where_it_looks(None, part)

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,17 +30,13 @@ class Inputs(NamedTuple):
 
 def read_pixels(pictures: Sequence[Picture], side: int) -> Inputs:
     """Pixels ``(pictures, side, side, 3)`` of uint8."""
-    chunks = []
-    with counted(f"reading {len(pictures):,} images", stderr=True) as on_batch:
-        for chunk in _chunks(pictures, side):
-            chunks.append(chunk)
-            on_batch(min(len(chunks) * BATCH, len(pictures)), len(pictures))
-    return _joined(chunks)
+    return _joined(f"reading {len(pictures):,} images", _chunks(pictures, side), len(pictures))
 
 
 def compute(pictures: Sequence[Picture]) -> Inputs:
     """Features ``(pictures, PLACES, FEATURES)`` of float16 by the pretrained network."""
-    return _joined([chunk._replace(values=_features(chunk.values)) for chunk in _chunks(pictures, SIDE)])
+    chunks = (chunk._replace(values=_features(chunk.values)) for chunk in _chunks(pictures, SIDE))
+    return _joined(f"computing features of {len(pictures):,} images", chunks, len(pictures))
 
 
 def cached(pictures: Sequence[Picture], folder: Path) -> Inputs:
@@ -104,7 +100,12 @@ def _chunks(pictures: Sequence[Picture], side: int) -> Iterator[Inputs]:
             yield Inputs(values, [start + index for index in good], errors)
 
 
-def _joined(chunks: Sequence[Inputs]) -> Inputs:
+def _joined(description: str, of: Iterable[Inputs], total: int) -> Inputs:
+    chunks = []
+    with counted(description, stderr=True) as on_batch:
+        for chunk in of:
+            chunks.append(chunk)
+            on_batch(min(len(chunks) * BATCH, total), total)
     values = np.concatenate([chunk.values for chunk in chunks])
     kept = [index for chunk in chunks for index in chunk.kept]
     return Inputs(values, kept, [error for chunk in chunks for error in chunk.errors])

@@ -45,10 +45,10 @@ class CaptionerSettings(TrainingSettings):
     """Weight of the penalty on places that attention leaves out, or looks at too often (Xu et al. 2015)."""
     tied: bool = False
     """The output shares the embedding's weights; without attention, where both sizes agree."""
-    dropout: Fraction = 0.2
+    dropout: Fraction = 0.1
     """Probability that a feature is dropped: of the image's, of embeddings, between layers, and at the
     output."""
-    word_dropout: Fraction = 0.3
+    word_dropout: Fraction = 0.15
     """Probability that training feeds an unknown word for one of the caption's, so that what comes next has
     to be seen in the image."""
     label_smoothing: Fraction = 0.1

@@ -9,48 +9,69 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from experiments.captioning.metrics import plain
+from experiments.captioning.metrics import cider_d, plain
 from experiments.captioning.writing import Caption
 from experiments.data.captions import Captioned
 from experiments.data.images import Picture
 from experiments.harness.plots import COLOURS, save
 
-IMAGES, COLUMNS = 12, 4  # in a plot of captions
+IMAGES, WORST, COLUMNS = 12, 4, 4  # in a plot of captions; so many of them are the worst
 DRAWN = 3  # images whose attention is drawn
 TILES = 8  # words side by side in a plot of attention
 RIGHT, WRONG = COLOURS[2], COLOURS[1]
 
 
-def shown_pictures(count: int) -> list[int]:
-    """Some of so many images, evenly spaced: the same ones in every run.
+def spread(count: int) -> list[int]:
+    """A few of so many images, evenly spaced: the same ones in every run.
 
-    >>> shown_pictures(24)[:3], shown_pictures(2)
-    ([0, 2, 4], [0, 1])
+    >>> spread(24), spread(2)
+    ([0, 8, 16], [0, 1])
     """
-    return list(range(0, count, max(1, count // IMAGES)))[:IMAGES]
+    return list(range(0, count, max(1, count // DRAWN)))[:DRAWN]
 
 
-def captions_picture(path: Path, shown: Sequence[tuple[Captioned, int, Caption]]) -> None:
-    """Draw images with their captions: right ones, which equal a reference, and others beside one."""
+def captions_picture(path: Path, captioned: Captioned, found: Sequence[Caption]) -> None:
+    """Draw images with their captions, evenly spaced from the best to the worst, and more of the worst.
+
+    Where an image has one reference, a caption is right or wrong; where it has several, it is as good as
+    its CIDEr-D.
+    """
+    figures = cider_d([plain(c.text) for c in found], [[*map(plain, of)] for of in captioned.captions])
+    order = np.argsort(-figures, kind="stable").tolist()
+    shown = [order[rank] for rank in ranks(len(order))]
+    one = max(map(len, captioned.captions)) == 1
     rows = -(-len(shown) // COLUMNS)
     figure, axes = plt.subplots(
         rows, COLUMNS, figsize=(3.1 * COLUMNS, 3.5 * rows), dpi=100, layout="constrained", squeeze=False
     )
     for panel in axes.flat:
         panel.set_axis_off()
-    for panel, (captioned, index, caption) in zip(axes.flat, shown, strict=False):
-        references = captioned.captions[index]
-        right = plain(caption.text) in map(plain, references)
+    for panel, index in zip(axes.flat, shown, strict=False):
+        written, reference = found[index].text, captioned.captions[index][0]
+        right = plain(written) in map(plain, captioned.captions[index])
         show(panel, captioned.pictures[index].load())
-        written = ("✓ " if right else "✗ ") + caption.text
-        text = fill(written, 34) + ("" if right else "\n" + fill(f"({references[0]})", 34))
-        panel.set_title(text, fontsize=10, color=RIGHT if right else WRONG, loc="left")
+        mark = ("✓" if right else "✗") if one else f"{figures[index]:.2f}:"
+        text = fill(f"{mark} {written}", 34) + ("" if right else "\n" + fill(f"({reference})", 34))
+        colour = "black" if not one else RIGHT if right else WRONG
+        panel.set_title(text, fontsize=10, color=colour, loc="left")
+    how = "right or wrong" if one else "CIDEr-D"
+    figure.suptitle(f"{how}, from the best to the worst; (a reference)", fontsize=11)
     save(figure, path)
+
+
+def ranks(count: int) -> list[int]:
+    """Some ranks of so many images: evenly spaced ones, and the last.
+
+    >>> ranks(1000)[:3], ranks(1000)[-5:], ranks(2)
+    ([0, 142, 284], [995, 996, 997, 998, 999], [0, 1])
+    """
+    spaced = np.linspace(0, max(0, count - 1 - WORST), min(count, IMAGES - WORST), dtype=int).tolist()
+    return sorted({*spaced, *range(max(0, count - WORST), count)})
 
 
 def attention_picture(path: Path, shown: Sequence[tuple[Picture, Caption]]) -> None:
     """Draw where a captioner looked, a tile for each word over the image."""
-    blocks = [-(-len(caption.words) // TILES) for _, caption in shown]
+    blocks = [-(-(1 + len(caption.words)) // TILES) for _, caption in shown]
     rows = sum(blocks)
     figure, axes = plt.subplots(
         rows, TILES, figsize=(1.6 * TILES, 1.85 * rows), dpi=110, layout="constrained", squeeze=False
@@ -62,9 +83,7 @@ def attention_picture(path: Path, shown: Sequence[tuple[Picture, Caption]]) -> N
         panels = axes[start : start + block].flat
         image = picture.load()
         show(next(panels), image)
-        for word, weights, panel in zip(
-            caption.words[:-1], np.asarray(caption.weights), panels, strict=False
-        ):
+        for word, weights, panel in zip(caption.words, np.asarray(caption.weights), panels, strict=False):
             show(panel, image)
             draw_weights(panel, image, weights)
             panel.set_title(word, fontsize=11)

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.captioning.data import Data
 from experiments.captioning.metrics import best_constant, people
 from experiments.captioning.model import CaptioningModel
-from experiments.captioning.pictures import DRAWN, attention_picture, captions_picture, shown_pictures
+from experiments.captioning.pictures import attention_picture, captions_picture, spread
 from experiments.captioning.scenes import where_it_looks
 from experiments.captioning.training import Train
 from experiments.captioning.writing import Caption, Writer, described, judge, write_captions
@@ -76,10 +76,10 @@ def beside_people(
 
 def draw(out: Path, data: Data, found: Sequence[Caption]) -> None:
     """Some images with their captions; and where the model looked, if it has attention."""
-    chosen, captioned = shown_pictures(len(found)), data.test.captioned
+    captioned = data.test.captioned
     with part("captions.png"):
-        captions_picture(out / "captions.png", [(captioned, i, found[i]) for i in chosen])
+        captions_picture(out / "captions.png", captioned, found)
     if found[0].weights is not None:
         with part("attention.png"):
-            shown = [(captioned.pictures[i], found[i]) for i in chosen[:DRAWN]]
+            shown = [(captioned.pictures[i], found[i]) for i in spread(len(found))]
             attention_picture(out / "attention.png", shown)

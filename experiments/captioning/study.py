@@ -58,16 +58,21 @@ def train(config: Train, data: Data, whole: Path) -> dict[str, Any]:
 
 
 def compare(config: Train, data: Data, results: dict[str, dict[str, Any]]) -> None:
-    """The table of all ways, the summary, and a plot of every run."""
-    how = "greedy" if config.beam == 1 else f"beam_{config.beam}"
+    """The table of all ways, the summary, and a plot of every run.
+
+    Raises:
+      ValueError: where a run's captions could not be measured.
+    """
+    how = f"{data.test_name}_" + ("greedy" if config.beam == 1 else f"beam_{config.beam}")
+    if missing := [name for name, of in results.items() if how not in of]:
+        raise ValueError(f"no figures of {', '.join(missing)}; go on with --out {config.folder} --resume")
     figure = "exact_match" if config.data == "scenes" else "bleu_4"
     shown = {"exact_match": "exact match"} | {f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)}
     shown |= {"cider_d": "CIDEr-D"}
     seeds = range(config.seed, config.seed + SEEDS)
     runs_of = {name: [results[folder_name(name, seed)] for seed in seeds] for name in WAYS}
     values = {
-        name: {key: [of[f"{data.test_name}_{how}"][key] for of in found] for key in shown}
-        for name, found in runs_of.items()
+        name: {key: [of[how][key] for of in found] for key in shown} for name, found in runs_of.items()
     }
     table = {
         name: {key: float(np.mean(of)) for key, of in figures.items()}

@@ -1,7 +1,6 @@
 """Captions that a trained model writes, and what they are worth."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 from experiments.captioning.data import Part, beside
 from experiments.captioning.metrics import measure, novelty, plain
 from experiments.captioning.model import CaptioningModel
-from experiments.data.tokens import END, START, decode
+from experiments.data.tokens import END, START, decode, hypotheses_of
 from experiments.harness import run as runs
 from jaxrnn.decoding import beam_search, sample, stochastic_beam_search
 from jaxrnn.models.captioner import EncodedImage
@@ -37,8 +36,8 @@ class Caption(NamedTuple):
 
     text: str
     score: float  # log-probability in nats, divided by the length penalty
-    words: list[str]  # the end token included
-    weights: np.ndarray | None  # (words, places) of attention
+    words: list[str]
+    weights: np.ndarray | None  # attention (words, places); one row more where the caption ended
 
 
 def most_probable(
@@ -125,14 +124,9 @@ def _encode(model: CaptioningModel, params: Any, images: Any) -> EncodedImage:
 
 def _captions(tokenizer: Tokenizer, beams: Any, lane: int) -> list[Caption]:
     found = []
-    for slot, score in enumerate(beams.scores[lane].tolist()):
-        if math.isnan(score):
-            raise ValueError("the model's logits are not finite: it gives no caption a probability")
-        if score == -math.inf:
-            continue
-        tokens = beams.tokens[lane, slot, : beams.lengths[lane, slot]].tolist()
+    for slot, score, tokens in hypotheses_of(beams, lane):
         weights = None if beams.extras is None else beams.extras[lane, slot, : len(tokens)]
-        words = [str(tokenizer.id_to_token(token)).removeprefix("▁") for token in tokens]
+        words = [str(tokenizer.id_to_token(token)).removeprefix("▁") for token in tokens if token != END]
         found.append(Caption(decode(tokenizer, tokens), score, words, weights))
     return found
 

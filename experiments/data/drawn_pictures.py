@@ -47,7 +47,7 @@ HELD_OUT = (
 )
 PAIRS = tuple(pair for pair in itertools.product(COLOURS, SHAPES) if pair not in HELD_OUT)
 THINGS = (2, 3)  # in a picture
-SMALLEST, LARGEST = 0.85, 1.0  # brightness of a thing
+DARKEST, TINT = 0.85, 20  # of a thing's colour: the least brightness, and at most so much in every channel
 GROUND = (200, 240)  # grey levels
 NOISE = 5  # at most, of every pixel
 SUPERSAMPLED = 4  # points a side in a pixel
@@ -192,7 +192,8 @@ def picture(drawing: Drawing) -> np.ndarray:
     pixels = np.full((SIZE, SIZE, 3), random.integers(*GROUND, endpoint=True), np.float64)
     for thing in drawing.things:
         cover = covered(thing.size, thing.shape, *map(int, random.integers(-1, 1, 2, endpoint=True)))
-        colour = np.array(COLOURS[thing.colour]) * random.uniform(SMALLEST, LARGEST)
+        colour = np.array(COLOURS[thing.colour]) * random.uniform(DARKEST, 1)
+        colour += random.uniform(-TINT, TINT, 3)
         pixels[thing.slot] += cover[..., None] * (colour - pixels[thing.slot])
     pixels += random.integers(-NOISE, NOISE, pixels.shape, np.int8, endpoint=True)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -1,7 +1,8 @@
 """From sentences to token ids and back: characters, words or byte pairs."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -180,6 +181,19 @@ def decode(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
             break
         kept.append(int(token))
     return tokenizer.decode(kept)
+
+
+def hypotheses_of(beams: Any, lane: int) -> Iterator[tuple[int, float, list[int]]]:
+    """The slot, score and token ids, the end included, of a lane's hypotheses, best first.
+
+    Raises:
+      ValueError: where a score is not a number.
+    """
+    for slot, score in enumerate(beams.scores[lane].tolist()):
+        if math.isnan(score):
+            raise ValueError("the model's logits are not finite: nothing that it writes has a probability")
+        if score > -math.inf:
+            yield slot, score, beams.tokens[lane, slot, : beams.lengths[lane, slot]].tolist()
 
 
 class Unknown(NamedTuple):

@@ -11,7 +11,16 @@ import sacrebleu
 
 from experiments.data.batches import Size, lanes_within
 from experiments.data.pairs import Pairs
-from experiments.data.tokens import END, START, Unknown, Vocabularies, count_unknown, decode, encode
+from experiments.data.tokens import (
+    END,
+    START,
+    Unknown,
+    Vocabularies,
+    count_unknown,
+    decode,
+    encode,
+    hypotheses_of,
+)
 from experiments.harness.command_line import note
 from experiments.translation.batches import Batch, EncodedPair, batches_in_order, encode_pairs
 from jaxrnn.decoding import beam_search, ensemble, forced_score
@@ -219,12 +228,7 @@ def _hypotheses(
     vocabularies = translator.vocabularies
     source_pieces = [vocabularies.source.id_to_token(i) for i in source.tolist()]
     found: list[Hypothesis] = []
-    for slot, score in enumerate(beams.scores[lane].tolist()):
-        if math.isnan(score):
-            raise ValueError("the model's logits are not finite: it gives no translation a probability")
-        if score == -math.inf:
-            continue
-        tokens = beams.tokens[lane, slot, : beams.lengths[lane, slot]].tolist()
+    for slot, score, tokens in hypotheses_of(beams, lane):
         kept = jax.tree.leaves(beams.extras) if drawn and not found else []
         weights = [w[lane, slot, : len(tokens), : len(source)] for w in kept]
         found.append(
