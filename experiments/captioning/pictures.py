@@ -54,8 +54,12 @@ def captions_picture(path: Path, captioned: Captioned, found: Sequence[Caption])
         text = fill(f"{mark} {written}", 34) + ("" if right else "\n" + fill(f"({reference})", 34))
         colour = "black" if not one else RIGHT if right else WRONG
         panel.set_title(text, fontsize=10, color=colour, loc="left")
-    how = "right or wrong" if one else "CIDEr-D"
-    figure.suptitle(f"{how}, from the best to the worst; (a reference)", fontsize=11)
+    figures_are = "✓ right, ✗ wrong" if one else "before each caption its CIDEr-D"
+    figure.suptitle(
+        f"from the best to the worst of {len(found):,}, and the worst {WORST}; {figures_are}; in brackets "
+        "a reference",
+        fontsize=11,
+    )
     save(figure, path)
 
 

@@ -29,25 +29,28 @@ COLOURS = {
     "red": (220, 30, 40),
     "green": (30, 150, 60),
     "blue": (40, 80, 225),
-    "yellow": (250, 230, 50),
+    "yellow": (255, 240, 50),
     "purple": (155, 50, 185),
     "black": (30, 30, 30),
-    "orange": (240, 115, 15),
+    "orange": (245, 135, 10),
     "pink": (245, 130, 180),
-    "brown": (120, 70, 30),
+    "brown": (130, 75, 30),
     "turquoise": (40, 200, 210),
 }
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond", "bar", "moon")
 HELD_OUT = (
     ("red", "triangle"),
     ("green", "cross"),
     ("blue", "circle"),
     ("yellow", "ring"),
     ("purple", "square"),
+    ("orange", "diamond"),
+    ("pink", "bar"),
+    ("turquoise", "moon"),
 )
 PAIRS = tuple(pair for pair in itertools.product(COLOURS, SHAPES) if pair not in HELD_OUT)
 THINGS = (2, 3)  # in a picture
-DARKEST, TINT = 0.85, 20  # of a thing's colour: the least brightness, and at most so much in every channel
+DARKEST, TINT = 0.9, 20  # of a thing's colour: the least brightness, and at most so much in every channel
 GROUND = (200, 240)  # grey levels
 NOISE = 5  # at most, of every pixel
 SUPERSAMPLED = 4  # points a side in a pixel
@@ -216,5 +219,8 @@ def covered(size: str, shape: str, down: int, right: int) -> np.ndarray:
         "triangle": (y <= 0.85) & (2 * abs(x) <= y + 1),
         "cross": (square <= 1) & (np.minimum(abs(x), abs(y)) <= 0.3),
         "ring": (round_ <= 1) & (round_ >= 0.3),
+        "diamond": abs(x) + abs(y) <= 1,
+        "bar": (abs(x) <= 1) & (abs(y) <= 0.35),
+        "moon": (round_ <= 1) & ((x - 0.6) ** 2 + y**2 >= 0.7),
     }[shape]
     return inside.reshape(SLOT, SUPERSAMPLED, SLOT, SUPERSAMPLED).mean((1, 3))
