@@ -93,7 +93,7 @@ class Drawings(NamedTuple):
     test: list[Drawing]
 
 
-def drawn_pictures(train: int = 12_000, valid: int = 500, test: int = 1_000) -> CaptionedParts:
+def drawn_pictures(train: int = 20_000, valid: int = 500, test: int = 1_000) -> CaptionedParts:
     """So many pictures, each with its caption, the same ones on every machine; see ``drawings``.
 
     >>> parts = drawn_pictures(2, 2, 2)
@@ -120,7 +120,7 @@ def _captioned(name: str, part: Sequence[Drawing]) -> Captioned:
     )
 
 
-def drawings(train: int = 12_000, valid: int = 500, test: int = 1_000) -> Drawings:
+def drawings(train: int = 20_000, valid: int = 500, test: int = 1_000) -> Drawings:
     """What is drawn in ``drawn_pictures``; the same things in the same slots are never drawn twice."""
     random = np.random.default_rng(0)  # the data set, whatever the seed of a run
     seen: set[tuple[Thing, ...]] = set()
