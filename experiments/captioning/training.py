@@ -1,7 +1,7 @@
 """Training a captioner, and reading it again."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from experiments.data.tokens import load_tokenizer, save_tokenizer
 from experiments.data.words import drop_words
 from experiments.harness import run as runs
 from experiments.harness.fit import load
-from experiments.harness.settings import Count, LengthPenalty, Positive, settings
+from experiments.harness.settings import Count, LengthPenalty, Positive, check_zero_or_more, settings
 from experiments.harness.study import check_no_study
 from experiments.harness.task import Sums, Task, never, past_its_best
 from jaxrnn.models.captioner import doubly_stochastic_penalty
@@ -43,10 +43,11 @@ class Train(DataSettings, CaptionerSettings):
     every step."""
     length_penalty: LengthPenalty = 0.7
     """Above 0, longer captions of a beam gain (alpha of Wu et al. 2016)."""
-    steps: Count = 3200
+    steps: Count = 3500
     """Training steps; fewer on a file, once validation no longer improves."""
     learning_rate: Positive = 4e-3
-    evaluate_every: Count = 400
+    warmup_steps: Annotated[int, check_zero_or_more] = 400
+    evaluate_every: Count = 500
 
 
 def build_task(config: Train, data: Data, model: CaptioningModel) -> Task:
