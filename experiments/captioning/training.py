@@ -43,11 +43,11 @@ class Train(DataSettings, CaptionerSettings):
     every step."""
     length_penalty: LengthPenalty = 0.7
     """Above 0, longer captions of a beam gain (alpha of Wu et al. 2016)."""
-    steps: Count = 3500
+    steps: Count = 3200
     """Training steps; fewer on a file, once validation no longer improves."""
     learning_rate: Positive = 4e-3
     warmup_steps: Annotated[int, check_zero_or_more] = 400
-    evaluate_every: Count = 500
+    evaluate_every: Count = 400
 
 
 def build_task(config: Train, data: Data, model: CaptioningModel) -> Task:
