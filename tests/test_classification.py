@@ -216,6 +216,7 @@ def test_accuracy_by_length_and_by_word():
     assert with_word(judged, examples, "but") == 1 / 3
 
 
+@pytest.mark.slow
 def test_loss_of_labels():
     """Against NumPy: padding is not counted, an unknown label is never right, words are dropped."""
     table = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)

@@ -67,7 +67,8 @@ def test_a_word_does_not_tell_itself(direction):
                 assert moved[t, lane] == reads
 
 
-@pytest.mark.parametrize("direction", ONE_QUICK)
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_logits_are_those_of_the_context_alone(direction):
     """The state next to a step is that of a sequence which ends, or begins, there."""
     model, params = model_of(direction, layers=1)
@@ -130,6 +131,7 @@ def test_comparison_filling_and_evaluation(file, tmp_path, capsys, monkeypatch):
     assert evaluation["bits_per_word"] == pytest.approx(np.mean(nats) / math.log(2), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_unknown_words_are_read_but_not_predicted():
     words = sentences.train_words(["a", "b", "a", "b"], min_count=1, lowercase=True)
     model = build_model(Train(hidden_size=4, embedding_size=3), words.get_vocab_size())

@@ -110,6 +110,7 @@ def test_bad_input():
         decoder.step(decoder.init(jax.random.key(0)), carry, FED[0], None, jnp.asarray(CONDITIONS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name)
 def test_the_gradient_by_the_condition(row, dtype):
     """In every cell, against differences of NumPy loops over single sequences."""

@@ -124,6 +124,7 @@ def test_every_word_comes_in_training(parts):
         assert text == text.lower()
 
 
+@pytest.mark.slow
 def test_held_out_pairs_come_in_every_test_caption_and_nowhere_else(parts):
     def held_out(text):
         return any(f" {colour} {shape}" in text for colour, shape in HELD_OUT)

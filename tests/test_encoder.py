@@ -76,8 +76,9 @@ def test_step_by_step(name, float64):
     assert relative_error(carry, last) < 1e-12
 
 
-@pytest.mark.parametrize("variational", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("direction", [pytest.param("reversed", marks=pytest.mark.slow), "bidirectional"])
+@pytest.mark.slow
+@pytest.mark.parametrize("variational", [False, True])
+@pytest.mark.parametrize("direction", ["reversed", "bidirectional"])
 def test_dropout_and_noise(direction, variational, float64):
     """Against layer after layer by hand: a key for dropout and one for each direction's noise."""
     cells = [Zoneout(GRU(4)), VariationalDropout(LSTM(2))]

@@ -33,6 +33,7 @@ def test_the_mean_of_the_predictions():
     np.testing.assert_array_equal(extras[1], STARTS)
 
 
+@pytest.mark.slow
 def test_decoders_take_it():
     states, contexts = (state_of(LANES, 1), state_of(LANES, 2)), (None, CONTEXT)
     options = {"start": STARTS, "end": END, "max_length": 6, "context": contexts}

@@ -90,6 +90,7 @@ def test_cells_by_name_by_class_and_by_the_names_of_older_studies(given, name):
     assert list(plan)[:3] == [f"mutations {subject}", "mutations masked step", f"agreement {name}"]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said(tmp_path, monkeypatch, capsys):
     """A disagreement and a mistake that nobody found both end up in the verdict, whatever plot fails."""
     monkeypatch.setattr(plots, "draw_growth", lambda path, growth: growth["no such cell"])

@@ -140,11 +140,8 @@ def test_the_highway_is_the_product_of_forget_gates(float64):
         assert relative_error(measured.highway[:, b], np.stack(products)) < 1e-13
 
 
-@pytest.mark.parametrize(
-    "cell",
-    [jaxrnn.LSTM(3), pytest.param(jaxrnn.CoupledLSTM(3), marks=pytest.mark.slow)],
-    ids=["lstm", "coupled"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [jaxrnn.LSTM(3), jaxrnn.CoupledLSTM(3)], ids=["lstm", "coupled"])
 @both_directions
 def test_without_recurrent_weights_the_highway_is_all_there_is(cell, reverse, float64):
     """dc_T/dc_k is then Π f, whose spectral norm is its largest entry: padding and resets included."""

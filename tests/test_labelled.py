@@ -86,6 +86,7 @@ def test_other_encodings_and_columns(tmp_path):
     assert read_labelled(path, print, columns=("stars", "review")) == (["good"], ["5"])
 
 
+@pytest.mark.slow
 @needs("trec", "sst")
 def test_named_sets():
     questions = trec(print)
@@ -224,6 +225,7 @@ def test_columns(tmp_path):
             read_tagged(written(tmp_path, text), print)
 
 
+@pytest.mark.slow
 @needs("ud_en_ewt")
 def test_english_web_treebank():
     notes = []

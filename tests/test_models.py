@@ -46,6 +46,7 @@ def test_the_draws_of_a_key_stay(made, total, float64):
     assert float(jnp.sum(jnp.abs(logits(params)))) == pytest.approx(total, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [language_logits, translated_logits, encoded, decoded])
 def test_the_derivative_by_hand_is_taken_where_it_is_asked_for(made, float64):
     """It has no forward mode, by which it is known."""

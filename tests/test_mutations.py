@@ -133,15 +133,10 @@ def test_check_grads_is_asked_as_its_users_ask_it(float64, as_users_run):
 SHORT, LONG = {"Elman", "IRNN", "MGU"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "Stack", "PeepholeLSTM"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "every"),
-    [
-        ("Elman", 45),
-        *(
-            pytest.param(name, 12 if name in SHORT else 96 if name in LONG else 32, marks=pytest.mark.slow)
-            for name in mutations.SUBJECTS
-        ),
-    ],
+    [(name, 12 if name in SHORT else 96 if name in LONG else 32) for name in mutations.SUBJECTS],
 )
 def test_every_mistake_that_changes_the_function_is_found(name, every, as_users_run):
     study = mutations.study(name, (), every=every)

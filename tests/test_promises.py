@@ -207,6 +207,7 @@ class TestShapesTypesAndRanges:
                 nats(self.LOGITS, targets, mask) == expected == cross_entropy(self.LOGITS, targets, mask)[0]
             )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{}, {"embedding_size": 3}], ids=["one-hot", "embedding"])
     def test_tokens_of_models(self, options):
         model, params = language_model(1, **options)

@@ -110,6 +110,7 @@ def test_padding_takes_no_part(direction, pool, float64):
     assert relative_error(whole, jax.tree.map(lambda *leaves: sum(leaves), *alone)) < 1e-11
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_is_drawn_from_it():
     encoder = dataclasses.replace(ENCODERS["forward"], dropout=0.5)
     for pool in POOLS:

@@ -55,6 +55,7 @@ def unroll_grads(cell, params, xs, carry, options):
     return jax.value_and_grad(loss, argnums, has_aux=True)(params, xs, carry)
 
 
+@pytest.mark.slow
 @some_cells
 def test_unroll_in_explicit_axes(row: Row):
     """Ragged, with resets, in chunks from end to start: as on one device."""

@@ -140,6 +140,7 @@ def test_debug_nans_still_finds_one():
         jaxrnn.unroll(cell, params, jnp.full((TIME, BATCH, IN_FEATURES), np.nan))
 
 
+@pytest.mark.slow
 def test_the_same_lengths_with_float64_and_without():
     """A constant in a trace, then given again where integers are narrower."""
     cell, lengths = jaxrnn.Elman(2), np.array([3, 0])
