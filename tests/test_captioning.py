@@ -11,10 +11,11 @@ from PIL import Image
 from experiments.captioning import data as caption_data
 from experiments.captioning import features
 from experiments.captioning.__main__ import COMMANDS
-from experiments.captioning.data import Part, batches_in_order, collate, examples_of, texts
+from experiments.captioning.data import Data, Part, batches_in_order, collate, examples_of, texts
 from experiments.captioning.encoders import GRID, SIDE, SIZES, grid_of, init_encoder
 from experiments.captioning.model import NEVER_WRITTEN, build_model
 from experiments.captioning.scenes import where_it_looks
+from experiments.captioning.study import SEEDS, WAYS, compare, folder_name
 from experiments.captioning.training import Train, caption_loss
 from experiments.captioning.writing import Caption, Writer, most_probable
 from experiments.data.captions import Captioned
@@ -357,3 +358,29 @@ def test_a_run_of_other_weights(trained, capsys):
         config.write_text(original)
     assert "has seen features of other weights of efficientnet_lite0" in error
     assert "got abc" in error
+
+
+def test_the_table_of_the_study(tmp_path, capsys):
+    """Means over seeds; a run without figures is named, and can be continued."""
+    config, data = Train(out=tmp_path, seed=3), Data(None, None, None, "test", None, {})
+    figures = dict.fromkeys(("bleu_1", "bleu_2", "bleu_3", "bleu_4", "cider_d"), 50.0)
+    results = {
+        folder_name(way, 3 + seed): {
+            "test_greedy": {**figures, "exact_match": 0.1 * number + 0.01 * seed},
+            "parameters": 7,
+            "train_seconds": 1.5,
+        }
+        for number, way in enumerate(WAYS)
+        for seed in range(SEEDS)
+    }
+    compare(config, data, results)
+    means = json.loads((tmp_path / "summary.json").read_text())["means"]
+    assert list(means) == list(WAYS)
+    for number, of in enumerate(means.values()):
+        assert of["exact_match"] == pytest.approx(0.1 * number + 0.01)
+        assert of["spread"] == pytest.approx(0.02)
+    assert (tmp_path / "comparison.png").stat().st_size > 0
+    assert "exact match" in capsys.readouterr().out
+    del results["attention_4"]["test_greedy"]
+    with pytest.raises(ValueError, match=r"no figures of attention_4; go on with --out .* --resume"):
+        compare(config, data, results)

@@ -60,10 +60,13 @@ def train(config: Train, data: Data, whole: Path) -> dict[str, Any]:
 def compare(config: Train, data: Data, results: dict[str, dict[str, Any]]) -> None:
     """The table of all ways, the summary, and a plot of every run.
 
+    It is of the most probable word at every step: a beam prefers the shortest captions of a model that is
+    not sure of any.
+
     Raises:
       ValueError: where a run's captions could not be measured.
     """
-    how = f"{data.test_name}_" + ("greedy" if config.beam == 1 else f"beam_{config.beam}")
+    how = f"{data.test_name}_greedy"
     if missing := [name for name, of in results.items() if how not in of]:
         raise ValueError(f"no figures of {', '.join(missing)}; go on with --out {config.folder} --resume")
     figure = "exact_match" if config.data == "scenes" else "bleu_4"
@@ -80,7 +83,10 @@ def compare(config: Train, data: Data, results: dict[str, dict[str, Any]]) -> No
         | {key: runs_of[name][0][key] for key in ("parameters", "train_seconds")}
         for name, figures in values.items()
     }
-    print(f"\nmeans of {SEEDS} seeds, {how.replace('_', ' ')}; spread: of {shown[figure]} between seeds")
+    print(
+        f"\nmeans of {SEEDS} seeds, most probable word at every step; spread: of {shown[figure]} between "
+        "seeds"
+    )
     headers = {label: key for key, label in shown.items()} | {"spread": "spread"}
     print_table(table, {**headers, "parameters": "parameters", "seconds": "train_seconds"})
     print(f"all in {config.folder}")
