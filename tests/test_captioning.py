@@ -296,7 +296,8 @@ def test_what_a_file_lacks_is_counted(file, capsys, tmp_path):
     lines = file.read_text().splitlines()
     absolute = [f"{file.parent}/{line}" for line in lines]
     (tmp_path / "half.png").write_bytes((file.parent / "0.png").read_bytes()[:300])
-    extra = ["gone.png\ta ring", "half.png\ta ring", f"{absolute[0].split(chr(9))[0]}\t{'a ' * 30}"]
+    pictures = dict.fromkeys(line.split("\t")[0] for line in absolute)  # whichever are to be trained on
+    extra = ["gone.png\ta ring", "half.png\ta ring", *(f"{name}\t{'a ' * 30}" for name in pictures)]
     path = tmp_path / "captions.tsv"
     path.write_text("\n".join([*absolute, *extra]) + "\n")
     run("train", "--data", path, "--out", tmp_path / "run", *SMALL, "--steps", "1", "--max-length", "20")
