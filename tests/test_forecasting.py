@@ -322,7 +322,7 @@ def test_bad_input(trained, file, capsys, tmp_path):
     daily = tmp_path / "daily.csv"
     daily.write_text("when,a,b,x\n2024-01-01,1,2,3\n2024-01-02,1,2,3\n")
     error = refusal(capsys, run, "forecast", "--run", trained, "--data", daily)
-    assert "the run was trained on steps of 0 days 01:00:00, and these are steps of 1 days" in error
+    assert "the run was trained on steps of 1 hour, and these are steps of 1 day" in error
     assert "--follow needs --data FILE" in refusal(capsys, run, "forecast", "--run", trained, "--follow")
     for row, message in (
         ("2024-03-06T00:00,1,2", "has 3 values, expected when,a,b,x"),

@@ -11,6 +11,7 @@ import pandas as pd
 from experiments.data.corpora import RemoteFile, fetch, read_text
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "-", "?")  # what stands for no reading, in any case
+UNITS = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}  # in seconds
 MOST_ABSENT = 20  # times as many steps as rows: above, a date is wrong
 
 _DATASETS = "https://raw.githubusercontent.com/jbrownlee/Datasets/d20fcb6402ae34e653d4513b00f39257bb37ed7f/"
@@ -65,10 +66,15 @@ class Clock(NamedTuple):
         return found
 
     def __str__(self) -> str:
-        """The step in words."""
-        if self.unit == "months":
-            return f"steps of {self.step} month{'s' * (self.step > 1)}"
-        return f"steps of {pd.Timedelta(seconds=self.step)}"
+        """The step in words.
+
+        >>> print(Clock(np.datetime64("2024-01-01", "s"), 7200, "seconds"))
+        steps of 2 hours
+        """
+        sizes = {"month": 1} if self.unit == "months" else UNITS
+        unit, size = next((unit, size) for unit, size in sizes.items() if self.step % size == 0)
+        count = self.step // size
+        return f"steps of {count} {unit}{'s' * (count > 1)}"
 
 
 class Series(NamedTuple):

@@ -6,6 +6,6 @@ r"""Forecasts that are updated with every reading: what does a recurrent network
     python -m experiments.forecasting --data FILE --time COLUMN --target COLUMN,COLUMN
     python -m experiments.forecasting forecast --run DIR --data FILE --follow
 
-The first command takes about three minutes on two CPU cores and needs no network. Training ends when the
+The first command takes about a minute on two CPU cores and needs no network. Training ends when the
 validation loss no longer falls.
 """
