@@ -193,7 +193,7 @@ def times_of(column: pd.Series, name: str) -> np.ndarray:
         row = int(np.argmax(bad))
         raise ValueError(f"{_where(name, column, row)}: expected a time, got {column.iloc[row]!r}")
     times = parsed.dt.tz_localize(None).to_numpy().astype("datetime64[s]")
-    if (early := np.diff(times) <= np.timedelta64(0)).any():
+    if (early := np.diff(times) <= np.timedelta64(0, "s")).any():
         row = int(np.argmax(early)) + 1
         how = "twice" if times[row] == times[row - 1] else f"out of order, after {_text(times[row - 1])}"
         raise ValueError(f"{_where(name, column, row)}: {_text(times[row])} comes {how}")
