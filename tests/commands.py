@@ -28,6 +28,18 @@ def runner(commands):
     return run
 
 
+def few_lengths(module, count):
+    """A fixture: a module's batches have so many lengths, each of which is compiled anew."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def few():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "BUCKETS", count)
+            yield
+
+    return few
+
+
 def refusal(capsys, run, *arguments):
     """The message of a command that ends with exit code 2, and without a traceback."""
     with pytest.raises(SystemExit) as stopped:

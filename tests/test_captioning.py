@@ -23,21 +23,14 @@ from experiments.data.drawn_pictures import SLOTS, caption, drawings, picture, s
 from experiments.data.images import picture_of_array, picture_of_file
 from experiments.data.tokens import END, START, train_tokenizer
 from jaxrnn.models.captioner import doubly_stochastic_penalty
-from tests.commands import killed, read_metrics, refusal, runner
+from tests.commands import few_lengths, killed, read_metrics, refusal, runner
 
 SMALL = ["--hidden-size", "5", "--embedding-size", "4", "--projection-size", "4", "--batch-size", "8"]
 SMALL += ["--steps", "6", "--evaluate-every", "3", "--beam", "2"]
 PICTURES = 20
 
 run = runner(COMMANDS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_length():
-    """Every length of a batch is compiled anew; one is enough."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(caption_data, "BUCKETS", 1)
-        yield
+one_length = few_lengths(caption_data, 1)
 
 
 @pytest.fixture(scope="module")

@@ -25,21 +25,14 @@ from experiments.data.labelled import Labelled
 from experiments.data.order_sentences import order_sentences
 from experiments.data.tokens import UNKNOWN
 from experiments.harness.labels import Judged, figures_of, label_loss, probabilities
-from tests.commands import killed, read_metrics, refusal, runner
+from tests.commands import few_lengths, killed, read_metrics, refusal, runner
 from tests.digits import give
 
 SMALL = ["--hidden-size", "6", "--embedding-size", "4", "--batch-size", "16", "--steps", "6"]
 SMALL += ["--evaluate-every", "3"]
 
 run = runner(COMMANDS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_lengths():
-    """Every length of a batch is compiled anew; two are enough."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(examples, "BUCKETS", 2)
-        yield
+two_lengths = few_lengths(examples, 2)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Forecasting: what is read and foretold, opponents and figures against loops, and the script."""
 
 import io
+import itertools
 import json
 import warnings
 
@@ -23,7 +24,6 @@ from experiments.forecasting.forecasts import Forecasts
 from experiments.forecasting.metrics import measure, measure_intervals
 from experiments.forecasting.opponents import (
     ORDER,
-    ahead,
     arma,
     climatology,
     last_reading,
@@ -197,10 +197,6 @@ def test_a_constant_series_has_no_mase():
     assert found["mase"]["a"] == [None, None, None]
 
 
-def test_what_follows_every_step():
-    np.testing.assert_array_equal(ahead(np.arange(5.0)[:, None], 2)[..., 0], [[1, 2], [2, 3], [3, 4]])
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """Hourly readings of two series and a covariate, with gaps."""
@@ -239,11 +235,16 @@ def test_a_run_leaves_what_it_promises(trained):
 
 @pytest.mark.slow
 def test_evaluating_a_file(trained, file, capsys):
-    """On the steps of the test part, figures are those of the run."""
+    """Every step counts of which all have a forecast: from the second day on."""
     run("evaluate", "--run", trained, "--data", file)
     assert "network is" in capsys.readouterr().out
     found = json.loads((trained / "evaluation.json").read_text())
     assert set(found["errors"]) == {"network", "persistence", "seasonal naive"}
+    values = [float(line.split(",")[2]) for line in file.read_text().splitlines()[1:]]
+    steps = [abs(after - before) for before, after in itertools.pairwise(values[:100])][23:]
+    steps += [abs(after - before) for before, after in itertools.pairwise(values[100:])]  # over the gap
+    steps.append(abs(values[100] - values[99]))
+    assert found["errors"]["persistence"]["mae"]["b"][0] == pytest.approx(np.mean(steps))
     assert found["errors"]["network"]["mase"]["a"] == [None] * 3  # nothing was trained on here
     short = file.parent / "short.csv"
     short.write_text("\n".join(file.read_text().splitlines()[:4]) + "\n")
@@ -312,6 +313,7 @@ def test_bad_input(trained, file, capsys, tmp_path):
             "the test part has 24 steps, fewer than --horizon 30",
         ),
         (["--target", "a"], "--target is for a CSV file"),
+        (["--covariates", "x"], "--covariates is for a CSV file"),
         (
             ["--data", file, *COLUMNS, "--covariates", "x", "--strategy", "recursive"],
             "would have to forecast the covariates too: x",

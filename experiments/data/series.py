@@ -1,6 +1,7 @@
 """Readings over time: from CSV files, or by name; what is missing is NaN."""
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -124,11 +125,9 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
       ValueError: for anything else.
     """
-    read_text(path)  # is refused by name where it is not UTF-8 text
+    text = io.StringIO(read_text(path))
     try:
-        frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig"
-        )
+        frame = pd.read_csv(text, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{path} is no CSV file with a header: {' '.join(str(error).split())}") from error
     if frame.empty:

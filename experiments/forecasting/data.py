@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.data.corpora import can_be_read
 from experiments.data.series import (
+    UNITS,
     Clock,
     Series,
     beijing_weather,
@@ -19,7 +20,7 @@ from experiments.data.simulated_weather import simulated_weather
 from experiments.harness.run import DIGEST
 from experiments.harness.settings import Count, Fraction, settings
 
-DAY, YEAR = 86_400, 365.2425  # seconds, days
+DAY, YEAR = UNITS["day"], 365.2425  # seconds, days
 # Data sets by name, and when their validation and test parts begin.
 NAMED: dict[str, tuple[Callable[[Callable[[str], None]], Series], str, str]] = {
     "simulated_weather": (lambda report: simulated_weather(), "2022-07-01", "2023-01-01"),
@@ -97,9 +98,13 @@ def load_data(config: DataSettings, report: Callable[[str], None] = print) -> Da
         raise ValueError(f"the test part has {steps - valid:,} steps, fewer than --horizon {horizon}")
     if season >= train:
         report(f"the training part, {train:,} steps, is no longer than a season of {season:,}")
-    for name, of in zip(series.target_names, series.targets[:train].T, strict=True):
-        if np.isnan(of).all():
-            raise ValueError(f"series {name!r} has no reading in the training part")
+    for part, readings in (
+        ("training", series.targets[:train]),
+        ("validation", series.targets[train:valid]),
+    ):
+        for name, of in zip(series.target_names, readings.T, strict=True):
+            if len(of) and np.isnan(of).all():
+                raise ValueError(f"series {name!r} has no reading in the {part} part")
     return Data(
         series, train, valid, horizon, season, scale_of(series, train), {"data" + DIGEST: digest(series)}
     )
@@ -109,6 +114,7 @@ def series_and_parts(config: DataSettings, report: Callable[[str], None]) -> tup
     """The series, the steps to train on, and those before the test part."""
     columns = {"--time": config.time, "--target": config.target}
     if config.data in NAMED:
+        columns["--covariates"] = config.covariates
         if given := [option for option, value in columns.items() if value is not None]:
             raise ValueError(f"{given[0]} is for a CSV file; {config.data} has its own columns")
         load, *starts = NAMED[config.data]
@@ -214,6 +220,22 @@ def dates_of(clock: Clock) -> int:
 def inputs_of(series: Series, scale: Scale) -> np.ndarray:
     """``features`` of all steps: ``(time, features)``."""
     return features(series.targets, series.covariates, series.times, series.clock, scale)
+
+
+def ahead(values: np.ndarray, horizon: int) -> np.ndarray:
+    """What follows each of the first steps: ``(time + horizon, series)`` → ``(time, horizon, series)``.
+
+    >>> ahead(np.arange(5)[:, None], 2)[..., 0].tolist()
+    [[1, 2], [2, 3], [3, 4]]
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(values[1:], horizon, axis=0)
+    return np.moveaxis(windows, -1, 1)
+
+
+def ahead_of(data: Data) -> np.ndarray:
+    """The readings that follow every step: ``(time, horizon, series)``, NaN past the end."""
+    values = data.series.targets
+    return ahead(np.concatenate([values, np.full((data.horizon, values.shape[1]), np.nan)]), data.horizon)
 
 
 def pieces(

@@ -110,9 +110,6 @@ def _paths(
         )
         return spread.centre[..., 0, :] + spread.widths[..., 0, :, 0] * of_step(keys)
 
-    def repeated(leaf: jax.Array, axis: int) -> jax.Array:
-        return jnp.repeat(leaf, PATHS, axis)
-
     def step(carried: tuple[State, Any], given: tuple[Any, Any]) -> tuple[tuple[State, Any], Any]:
         (state, spread), (number, of_time) = carried, given
         values = drawn(spread, number)
@@ -123,12 +120,11 @@ def _paths(
         spread = jax.tree.map(lambda leaf: leaf[0].reshape(origins, PATHS, *leaf.shape[2:]), after)
         return (state, spread), values
 
-    lanes = State(jax.tree.map(lambda leaf: repeated(leaf, 0), states.carry), repeated(states.last, 1))
-    first = jax.tree.map(lambda leaf: leaf[:, None], spreads)
-    first = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (origins, PATHS, *leaf.shape[2:])), first)
-    _, values = jax.lax.scan(
-        step, (lanes, first), (jnp.arange(len(ahead)), ahead)
-    )  # (horizon, origins, paths, series)
+    carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, PATHS, axis=0), states.carry)
+    lanes = State(carry, jnp.repeat(states.last, PATHS, axis=1))
+    first = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], PATHS, axis=1), spreads)
+    given = jnp.arange(len(ahead)), ahead
+    _, values = jax.lax.scan(step, (lanes, first), given)  # (horizon, origins, paths, series)
     levels = jnp.quantile(values, jnp.array(LEVELS), axis=2)
     return jnp.moveaxis(values.mean(2), 0, 1), jnp.moveaxis(levels, (0, 1), (-1, 1))
 
@@ -150,7 +146,8 @@ def conformal(forecasts: Forecasts, truth: np.ndarray) -> dict[int, np.ndarray]:
     for nominal, (low, high) in INTERVALS.items():
         lower, upper = forecasts.quantiles[..., low], forecasts.quantiles[..., high]
         scores = np.maximum(lower - truth, truth - upper) / np.maximum(upper - lower, 1e-12)
-        scores = np.concatenate([scores, np.full((1, *scores.shape[1:]), np.nan)])  # where there is none
+        none = np.full((1, *scores.shape[1:]), np.nan)  # so that there is a score to sort
+        scores = np.concatenate([scores, none])
         count = (~np.isnan(scores)).sum(0)
         rank = np.minimum(np.ceil((count + 1) * nominal / 100), count).astype(int)
         ordered = np.sort(scores, axis=0)  # NaN last

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from utilsforecast import losses
 
-from experiments.forecasting.data import Data
+from experiments.forecasting.data import Data, ahead_of
 from experiments.forecasting.forecasts import INTERVALS, Forecasts
 from experiments.forecasting.model import LEVELS
 
@@ -34,11 +34,11 @@ def measure(predictions: Mapping[str, np.ndarray], data: Data, part: range) -> d
     found: dict[str, Figures] = {
         name: {figure: {} for figure in ("mae", "rmse", "smape", "mase")} for name in predictions
     }
-    names = list(predictions)
+    names, readings = list(predictions), ahead_of(data)
     for number, series in enumerate(data.series.target_names):
         training = _frame(data.series.targets[: data.train, number], {})  # gaps keep their steps
         for step in range(1, data.horizon + 1):
-            truth = at_horizon(ahead_of(data), data, part, step)[:, number]
+            truth = at_horizon(readings, data, part, step)[:, number]
             of = {name: at_horizon(v, data, part, step)[:, number] for name, v in predictions.items()}
             frame = _frame(truth, of).dropna()
             rows = {
@@ -58,10 +58,10 @@ def measure_intervals(forecasts: Forecasts, data: Data, part: range) -> Figures:
     quantiles, divided by the mean size of what is forecast.
     """
     found: Figures = {figure: {} for figure in (*(f"coverage_{n}" for n in INTERVALS), "scaled_crps")}
-    columns = [f"q{level}" for level in LEVELS]
+    columns, readings = [f"q{level}" for level in LEVELS], ahead_of(data)
     for number, series in enumerate(data.series.target_names):
         for step in range(1, data.horizon + 1):
-            truth = at_horizon(ahead_of(data), data, part, step)[:, number]
+            truth = at_horizon(readings, data, part, step)[:, number]
             quantiles = at_horizon(forecasts.quantiles, data, part, step)[:, number]
             frame = _frame(truth, dict(zip(columns, quantiles.T, strict=True))).dropna()
             for nominal, (low, high) in INTERVALS.items():
@@ -73,14 +73,6 @@ def measure_intervals(forecasts: Forecasts, data: Data, part: range) -> Figures:
             score = losses.scaled_crps(frame, {"m": columns}, np.array(LEVELS))["m"]
             found["scaled_crps"].setdefault(series, []).append(_number(score))
     return found
-
-
-def ahead_of(data: Data) -> np.ndarray:
-    """What follows every step: ``(time, horizon, series)``, NaN past the end."""
-    values = data.series.targets
-    padded = np.concatenate([values, np.full((data.horizon, values.shape[1]), np.nan)])
-    windows = np.lib.stride_tricks.sliding_window_view(padded[1:], data.horizon, axis=0)
-    return np.moveaxis(windows, -1, 1)
 
 
 def _frame(truth: np.ndarray, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:

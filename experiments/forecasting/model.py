@@ -89,9 +89,10 @@ class Forecaster:
         deviation = fitted.deviation.reshape(values)
         widths = deviation[:, None] * (np.ones(1) if self.output == "normal" else np.diff(NORMAL))
         b_out = np.concatenate([np.zeros((values, 1)), np.log(np.expm1(np.maximum(widths, 1e-3)))], axis=1)
-        w_out = jax.nn.initializers.lecun_normal()(key, (self.cell.out_features, b_out.size))
+        key_cells, key_out = jax.random.split(key)
+        w_out = jax.nn.initializers.lecun_normal()(key_out, (self.cell.out_features, b_out.size))
         return Params(
-            self.cell.init(key, self.in_features),
+            self.cell.init(key_cells, self.in_features),
             0.1 * w_out,
             jnp.asarray(b_out.ravel(), jnp.float32),
             jnp.asarray(fitted.weights, jnp.float32),

@@ -7,7 +7,7 @@ import numpy as np
 from statsmodels.tsa.statespace.sarimax import SARIMAX
 
 from experiments.data.series import Clock
-from experiments.forecasting.data import DAY, YEAR, Data
+from experiments.forecasting.data import DAY, YEAR, Data, ahead
 
 WAVES = 3  # of the year and of the day, in a climatology
 ORDER = (2, 0, 1)  # of the ARMA on what the climatology leaves
@@ -21,12 +21,6 @@ def opponents(data: Data) -> dict[str, Callable[[], np.ndarray]]:
         "climatology": lambda: ahead(climatology(data), data.horizon),
         "ARMA on climatology": lambda: arma(data),
     }
-
-
-def ahead(values: np.ndarray, horizon: int) -> np.ndarray:
-    """What follows each of the first steps: ``(time + horizon, series)`` → ``(time, horizon, series)``."""
-    windows = np.lib.stride_tricks.sliding_window_view(values[1:], horizon, axis=0)
-    return np.moveaxis(windows, -1, 1)
 
 
 def last_reading(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Training a forecaster, and what it is worth beside simple opponents."""
+"""Training a forecaster, and reading it again."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
