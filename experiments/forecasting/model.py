@@ -84,16 +84,14 @@ class Forecaster:
         return 1 if self.output == "normal" else len(LEVELS) - 1
 
     def init(self, key: Array, fitted: "LinearForecast") -> Params:
-        """The network's own way, its corrections 0; the widths those of the linear forecast's errors."""
+        """The cells their own way; the network's corrections are 0 at first, and the widths those of the linear forecast's errors."""
         values = self.horizon * self.series
         deviation = fitted.deviation.reshape(values)
         widths = deviation[:, None] * (np.ones(1) if self.output == "normal" else np.diff(NORMAL))
         b_out = np.concatenate([np.zeros((values, 1)), np.log(np.expm1(np.maximum(widths, 1e-3)))], axis=1)
-        key_cells, key_out = jax.random.split(key)
-        w_out = jax.nn.initializers.lecun_normal()(key_out, (self.cell.out_features, b_out.size))
         return Params(
-            self.cell.init(key_cells, self.in_features),
-            0.1 * w_out,
+            self.cell.init(key, self.in_features),
+            jnp.zeros((self.cell.out_features, b_out.size)),
             jnp.asarray(b_out.ravel(), jnp.float32),
             jnp.asarray(fitted.weights, jnp.float32),
             jnp.asarray(fitted.bias, jnp.float32),
