@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from experiments.data.series import Clock
-from experiments.forecasting.data import Scale, calendar
+from experiments.forecasting.data import Scale
 from experiments.forecasting.forecasts import (
     INTERVALS,
     PATHS,
@@ -19,8 +19,10 @@ from experiments.forecasting.forecasts import (
     read,
     rolling,
 )
+from experiments.forecasting.inputs import calendar
 from experiments.forecasting.model import (
     LEVELS,
+    PENALTIES,
     Forecaster,
     LinearForecast,
     Spread,
@@ -44,18 +46,28 @@ def model_of(output="normal", lags=2, horizon=HORIZON, in_features=FEATURES, dat
 def drawn(model, dtype, seed=0):
     """Parameters that are all random."""
     unfitted = LinearForecast(
-        np.zeros((model.lagged_features, model.horizon * model.series)),
-        np.zeros(model.horizon * model.series),
-        np.ones(model.shape),
+        np.zeros((*model.regressors, model.horizon * model.series)), np.ones(model.shape)
     )
     params = model.init(jax.random.key(0), unfitted)
     random = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.7, leaf.shape), dtype), params)
 
 
+SPANS = {1: [(0, 1)], 3: [(0, 1), (1, 2), (2, 3)], 6: [(0, 1), (1, 2), (2, 4), (4, 6)]}
+
+
+def products(xs, time, lags, dates=1):
+    """(1, a) ⊗ (1, a, r̄) of a step; steps before the first are zeros."""
+    padded = np.concatenate([np.zeros((lags, xs.shape[-1])), xs])
+    split, now = xs.shape[-1] - dates, time + lags
+    means = [np.mean([padded[now - lag, :split] for lag in range(*span)], axis=0) for span in SPANS[lags]]
+    calendar = np.append(1.0, xs[time, split:])
+    return np.outer(calendar, np.concatenate([calendar, *means]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["normal", "quantiles"])
-@pytest.mark.parametrize("lags", [0, 1, 3])
+@pytest.mark.parametrize("lags", [0, 1, 6])
 def test_equals_numpy(output, lags):
     """Step by step, from a state that was carried."""
     model = model_of(output, lags)
@@ -72,13 +84,10 @@ def test_equals_numpy(output, lags):
         for time in range(7):
             carry, h = reference.lstm(params.cells[0], carry, xs[time, lane])
             out = (h @ params.w_out + params.b_out).reshape(HORIZON, SERIES, -1)
-            linear, readings = np.array(params.b_lags), FEATURES - 1
-            for back in range(min(lags, time + 1)):
-                rows = params.w_lags[back * readings : (back + 1) * readings]
-                linear = linear + xs[time - back, lane, :readings] @ rows
+            linear = 0
             if lags:
-                linear = linear + xs[time, lane, readings:] @ params.w_lags[lags * readings :]
-            linear = linear.reshape(HORIZON, SERIES) if lags else 0
+                of = products(xs[:, lane], time, lags)
+                linear = np.tensordot(of, params.w_linear).reshape(HORIZON, SERIES)
             np.testing.assert_allclose(found.centre[time, lane], linear + out[..., 0], rtol=1e-12)
             np.testing.assert_allclose(found.widths[time, lane], softplus(out[..., 1:]), rtol=1e-12)
 
@@ -114,41 +123,48 @@ def test_quantiles_and_losses():
 
 
 def test_the_linear_forecast_is_that_of_least_squares():
+    """With the penalties that do best where they are chosen; steps with a reading missing do not count."""
     random = np.random.default_rng(0)
     xs = random.normal(size=(400, FEATURES)).astype(np.float32)
-    future, known = random.normal(size=(400, HORIZON, SERIES)), np.ones((400, HORIZON, SERIES), bool)
-    known[50, 1, 0] = False
-    fitted = fit_linear(xs, future, known, lags=2, dates=1)
-    rows = [t for t in range(1, 400) if t != 50]
-    design = np.array([[*xs[t, :3], *xs[t - 1, :3], xs[t, 3], 1.0] for t in rows], np.float64)
-    targets = future[rows].reshape(len(rows), -1)
-    penalty = np.diag([1.0] * 7 + [0.0])
-    centred = design - np.append(design[:, :-1].mean(0), 0)  # the constant is not shrunk
-    expected = np.linalg.solve(centred.T @ centred + penalty, centred.T @ targets)
-    np.testing.assert_allclose(fitted.weights, expected[:-1], atol=1e-5)
-    np.testing.assert_allclose(
-        fitted.bias, targets.mean(0) - design[:, :-1].mean(0) @ expected[:-1], atol=1e-5
-    )
-    errors = targets - design[:, :-1] @ fitted.weights - fitted.bias
-    np.testing.assert_allclose(fitted.deviation.ravel(), errors.std(0), rtol=1e-4)
+    future = random.normal(size=(400, HORIZON, SERIES))
+    future[:, 0, 0] += 3 * xs[:, 0] + 2 * xs[:, 1] * xs[:, 3]  # changes with the calendar
+    future[:, 1, 1] += xs[:, 2]  # does not
+    known = random.random(future.shape) < 0.95
+    fit_on, choose_on = known.copy(), known.copy()
+    fit_on[250:], choose_on[:250] = False, False
+    fitted = fit_linear((xs, future, fit_on), (xs, future, choose_on), lags=3, dates=1)
+    design = np.array([products(xs, t, 3).ravel() for t in range(400)], np.float64)
+    rows = [t for t in range(2, 250) if known[t].all()]
+    targets = future.reshape(400, -1)
+    ways = []
+    for penalty, change in PENALTIES:
+        costs = np.array([0.0] + [penalty] * 10 + [penalty * change] * 11)
+        ways.append(
+            np.linalg.solve(design[rows].T @ design[rows] + np.diag(costs), design[rows].T @ targets[rows])
+        )
+    errors = np.stack([design[2:] @ way - targets[2:] for way in ways])
+    chosen = np.argmin((errors**2 * choose_on[2:].reshape(398, -1)).sum(1), axis=0)
+    assert len(set(chosen)) > 1
+    expected = np.stack([ways[way][:, column] for column, way in enumerate(chosen)], axis=1)
+    np.testing.assert_allclose(fitted.weights.reshape(22, 6), expected, atol=1e-5)
+    left = targets[rows] - design[rows] @ expected
+    np.testing.assert_allclose(fitted.deviation.ravel(), left.std(0), rtol=1e-5)
+    short = xs[:3], future[:3], np.ones((3, HORIZON, SERIES), bool)
     with pytest.raises(ValueError, match="give fewer --lags"):
-        fit_linear(xs[:3], future[:3], known[:3], lags=3, dates=1)
+        fit_linear(short, short, lags=3, dates=1)
 
 
 @pytest.mark.slow
 def test_the_first_forecast_is_the_linear_one():
     """And its deviation that of the linear one's errors."""
-    model = model_of(lags=1)
+    model = model_of(lags=3)
     random = np.random.default_rng(0)
-    fitted = LinearForecast(
-        random.normal(size=(FEATURES, 6)), random.normal(size=6), random.uniform(0.2, 2, model.shape)
-    )
+    fitted = LinearForecast(random.normal(size=(*model.regressors, 6)), random.uniform(0.2, 2, model.shape))
     params = model.init(jax.random.key(0), fitted)
     xs = random.normal(size=(5, 1, FEATURES)).astype(np.float32)
     _, spread = model.apply(params, xs, model.initial_state(1))
-    np.testing.assert_allclose(
-        spread.centre.reshape(5, 6), xs[:, 0] @ fitted.weights + fitted.bias, rtol=1e-4, atol=1e-5
-    )
+    expected = [np.tensordot(products(xs[:, 0], time, 3), fitted.weights) for time in range(5)]
+    np.testing.assert_allclose(spread.centre.reshape(5, 6), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(spread.widths[3, 0, ..., 0], fitted.deviation, rtol=1e-4)
 
 
@@ -161,8 +177,9 @@ def test_drawn_paths_are_those_of_an_autoregression():
     """z_{t+1} = φ z_t + β sin(time of year) + σ ε has means and deviations that are known."""
     phi, beta, sigma, horizon = 0.8, 0.5, 0.6, 4
     model = model_of(lags=1, horizon=1, in_features=6, dates=4, series=1)
-    weights = np.array([[phi], [0], [beta], [0], [0], [0]])
-    unfitted = LinearForecast(weights, np.zeros(1), np.full((1, 1), sigma))
+    weights = np.zeros((*model.regressors, 1))
+    weights[0, 1], weights[0, 5] = beta, phi
+    unfitted = LinearForecast(weights, np.full((1, 1), sigma))
     params = model.init(jax.random.key(0), unfitted)
     predictor = Predictor(model, params, horizon, SCALE, CLOCK, jax.random.key(1))
     values = np.random.default_rng(0).normal(size=30)

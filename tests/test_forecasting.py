@@ -11,16 +11,9 @@ from statsmodels.tsa.statespace.sarimax import SARIMAX
 
 from experiments.data.series import Clock, Series
 from experiments.forecasting.__main__ import COMMANDS
-from experiments.forecasting.data import (
-    Data,
-    DataSettings,
-    features,
-    inputs_of,
-    load_data,
-    pieces,
-    scale_of,
-)
+from experiments.forecasting.data import Data, DataSettings, load_data, scale_of
 from experiments.forecasting.forecasts import Forecasts
+from experiments.forecasting.inputs import features, inputs_of, pieces
 from experiments.forecasting.metrics import measure, measure_intervals
 from experiments.forecasting.opponents import (
     ORDER,

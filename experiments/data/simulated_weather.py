@@ -1,6 +1,6 @@
 """Simulated weather at two places: cycles, fronts that one place sees first, and gaps.
 
-Every hour t of three years, in °C, with f_k the time of front k, J_k its jump, and g(s) = exp(−s / 60 h)
+Every hour t of six years, in °C, with f_k the time of front k, J_k its jump, and g(s) = exp(−s / 60 h)
 for s ≥ 0, else 0::
 
     west_t = 10 − 9 cos(2π year) − 3 cos(2π (day − 1/8)) + Σ_k J_k g(t − f_k) + e_t
@@ -16,12 +16,12 @@ import numpy as np
 
 from experiments.data.series import Clock, Series
 
-HOURS = 3 * 365 * 24
+HOURS = 6 * 365 * 24
 BETWEEN = 60.0  # hours from front to front on average
 JUMP = 4.0  # °C: standard deviation of a front's
 LASTS, DIPS, AHEAD = 60.0, 9.0, 6.0  # hours: of a jump, of a fall in pressure, and how far it goes ahead
 NOISE, KEPT = 0.35, 0.8  # °C: of every hour; and the part of the last hour's that stays
-GAPS, GAP = 120, 8.0  # of each place's readings: how many, and how many hours on average
+GAPS, GAP = 240, 8.0  # of each place's readings: how many, and how many hours on average
 
 
 def simulated_weather() -> Series:
@@ -29,7 +29,7 @@ def simulated_weather() -> Series:
 
     >>> weather = simulated_weather()
     >>> weather.target_names, weather.targets.shape, weather.covariate_names
-    (('west', 'east'), (26280, 2), ('pressure',))
+    (('west', 'east'), (52560, 2), ('pressure',))
     """
     random = np.random.default_rng(0)  # the data set, whatever the seed of a run
     hours = np.arange(HOURS)

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.data.series import Series, numbers_of, read_table, series_of, times_of
-from experiments.forecasting.data import Data, features, inputs_of, series_and_parts
+from experiments.forecasting.data import Data, series_and_parts
 from experiments.forecasting.forecasts import INTERVALS, Forecasts, calibrated, forecast, read, rolling
+from experiments.forecasting.inputs import features, inputs_of
 from experiments.forecasting.model import State
 from experiments.forecasting.opponents import persistence, seasonal_naive
 from experiments.forecasting.results import MODEL, judge

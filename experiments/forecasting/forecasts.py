@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.series import Clock
-from experiments.forecasting.data import Scale, calendar
+from experiments.forecasting.data import Scale
+from experiments.forecasting.inputs import calendar
 from experiments.forecasting.model import LEVELS, Forecaster, Params, Spread, State, quantiles
 
 CHUNK = 64  # steps at a time, each with all its paths

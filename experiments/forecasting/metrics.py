@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from utilsforecast import losses
 
-from experiments.forecasting.data import Data, ahead_of
+from experiments.forecasting.data import Data
 from experiments.forecasting.forecasts import INTERVALS, Forecasts
+from experiments.forecasting.inputs import ahead_of
 from experiments.forecasting.model import LEVELS
 
 Figures = dict[str, dict[str, list[float | None]]]  # figure → series → value at each horizon

@@ -7,7 +7,8 @@ import numpy as np
 from statsmodels.tsa.statespace.sarimax import SARIMAX
 
 from experiments.data.series import Clock
-from experiments.forecasting.data import DAY, YEAR, Data, ahead
+from experiments.forecasting.data import DAY, Data
+from experiments.forecasting.inputs import YEAR, ahead
 
 WAVES = 3  # of the year and of the day, in a climatology
 ORDER = (2, 0, 1)  # of the ARMA on what the climatology leaves

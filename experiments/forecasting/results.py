@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.forecasting.data import Data, ahead_of, inputs_of, load_data
+from experiments.forecasting.data import Data, load_data
 from experiments.forecasting.forecasts import (
     INTERVALS,
     Forecasts,
@@ -14,6 +14,7 @@ from experiments.forecasting.forecasts import (
     conformal,
     rolling,
 )
+from experiments.forecasting.inputs import ahead_of, inputs_of
 from experiments.forecasting.metrics import Figures, at_horizon, measure, measure_intervals
 from experiments.forecasting.model import Forecaster, LinearForecast
 from experiments.forecasting.opponents import opponents

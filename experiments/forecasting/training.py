@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from experiments.data.series import Clock
-from experiments.forecasting.data import Batch, Data, DataSettings, Scale, dates_of, pieces
+from experiments.forecasting.data import Data, DataSettings, Scale
 from experiments.forecasting.forecasts import Predictor
+from experiments.forecasting.inputs import Batch, dates_of, pieces
 from experiments.forecasting.model import Forecaster, LinearForecast, Output, Params, fit_linear
 from experiments.harness import run as runs
 from experiments.harness.fit import load
@@ -39,15 +40,15 @@ class Train(DataSettings, TrainingSettings):
     """Cells on top of each other."""
     hidden_size: Count = 64
     """Hidden units of each layer."""
-    lags: Annotated[int, check_zero_or_more] = 24
-    """Last readings from which a linear forecast is made, by least squares, which the network corrects; 0
-    leaves the network alone."""
+    lags: Annotated[int, check_zero_or_more] = 64
+    """Last steps from whose readings a linear forecast is made, by least squares, with weights that change
+    with the time of year and day; the network corrects it. 0 leaves the network alone."""
     output: Output = "normal"
     """What is forecast: the mean and deviation of a normal distribution, or quantiles."""
     strategy: Literal["direct", "recursive"] = "direct"
     """Forecast every horizon at once, or one step at a time, along paths that are drawn and fed back; then
     nothing but the calendar may be a covariate."""
-    dropout: Fraction = 0.1
+    dropout: Fraction = 0.3
     """Probability that a feature of the network's output is dropped."""
     gaps: Fraction = 0.05
     """Share of the steps whose readings are hidden in training, in gaps of 8 steps or so."""
@@ -55,7 +56,7 @@ class Train(DataSettings, TrainingSettings):
     """Steps of a training sequence; the loss counts its second half, once the state has formed."""
     steps: Count = 2000
     """Most training steps; it ends early once validation no longer improves."""
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 1e-3
     evaluate_every: Count = 100
 
 
@@ -92,10 +93,19 @@ def build_model(config: Train, series: int, covariates: int, horizon: int, clock
 
 def linear_forecast(config: Train, data: Data) -> LinearForecast:
     """The regression on the last readings, of the training part."""
-    told = data._replace(horizon=horizon_of(config, data))
-    batch = pieces(told, np.zeros(1, int), data.train, range(data.train), forming=0)
-    inputs, future, known = (part[:, 0] for part in batch)
-    return fit_linear(inputs, future, known, config.lags, dates_of(data.series.clock))
+    told, part = data._replace(horizon=horizon_of(config, data)), validation(data)
+
+    def examples(targets: range) -> Any:
+        batch = pieces(told, np.zeros(1, int), targets.stop, targets, forming=0)
+        return tuple(of[:, 0] for of in batch)
+
+    fit, choose = examples(range(part.start)), examples(part)
+    return fit_linear(fit, choose, config.lags, dates_of(data.series.clock))
+
+
+def validation(data: Data) -> range:
+    """The steps that choose a model: if the data set has none to spare, the last of the training part."""
+    return range(data.train, data.valid) or range(data.train * 9 // 10, data.train)
 
 
 def build_task(config: Train, data: Data, model: Forecaster, fitted: LinearForecast) -> Task:
@@ -115,7 +125,7 @@ def build_task(config: Train, data: Data, model: Forecaster, fitted: LinearForec
         return pieces(told, starts, length, range(data.train), forming=half, hidden=hidden)
 
     def valid() -> list[Batch]:
-        part = range(data.train, data.valid) or range(data.train * 9 // 10, data.train)
+        part = validation(data)
         starts = np.arange(part.start - told.horizon - half, part.stop - half, length - half)
         return [pieces(told, starts, length, part, forming=half)]
 
@@ -173,9 +183,8 @@ def load_run(folder: Path) -> Run:
     targets, covariates = tuple(about["targets"]), tuple(about["covariates"])
     horizon = about["horizon"] if config.strategy == "direct" else 1
     model = build_model(config, len(targets), len(covariates), horizon, clock)
-    values = model.horizon * model.series
     unfitted = LinearForecast(
-        np.zeros((model.lagged_features, values)), np.zeros(values), np.ones(model.shape)
+        np.zeros((*model.regressors, model.horizon * model.series)), np.ones(model.shape)
     )
     params = load(folder, config, lambda key: model.init(key, unfitted))
     moves = {int(k): np.array(of) for k, of in runs.read_json(folder / CONFORMAL).items()}
