@@ -39,13 +39,14 @@ from benchmarks.equal_time import (
     warmed_up,
 )
 from benchmarks.record import check_json, load_average
-from experiments.char_lm.training import Train, stream_loss
+from experiments.char_lm.training import Train
 from experiments.char_lm.training import build_model as model_of
 from experiments.harness.command_line import main
 from experiments.harness.devices import batch_mesh, on_one_device, replicate, shard, shard_batch
 from experiments.harness.progress import counted
 from experiments.harness.run import ROOT, config_record, environment, write_json
 from experiments.harness.settings import Seed
+from experiments.harness.text_streams import stream_loss
 from jaxrnn.checks import check_positive
 from jaxrnn.data.text import Streams
 from jaxrnn.models.language_model import LanguageModel, text_nats

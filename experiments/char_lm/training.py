@@ -4,8 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.char_lm.writing import draw
@@ -15,17 +13,11 @@ from experiments.harness.fit import Fitted, fit, load, report
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, Fraction, Positive, TrainingSettings, settings
-from experiments.harness.task import Loss, Sums, Task
+from experiments.harness.task import Task
+from experiments.harness.text_streams import curve_chunks, first_carry, stream_loss
 from jaxrnn.cells.table import CELLS, CellName
-from jaxrnn.data.text import Chunk, Streams, Vocabulary
+from jaxrnn.data.text import Streams, Vocabulary
 from jaxrnn.models.language_model import LanguageModel, text_nats
-from jaxrnn.models.losses import cross_entropy
-
-# The learning curve is an estimate from pieces spread over the validation text, read side by side (the last
-# prediction of each is of the next piece's first character); the final figures are of the whole text.
-CURVE_PIECES = 50
-CURVE_PIECE = 2000  # characters
-CURVE_CHUNK = 1024
 
 
 @settings
@@ -90,23 +82,8 @@ def build_model(config: Train, vocabulary_size: int) -> LanguageModel:
     )
 
 
-def stream_loss(model: LanguageModel) -> Loss:
-    """The cross-entropy of a chunk; the hidden state starts anew with every pass over the text."""
-
-    def loss(params: Any, carry: Any, chunk: Chunk, key: jax.Array | None) -> tuple[Sums, Any]:
-        initial = model.initial_carry(chunk.inputs.shape[1:])
-        carry = jax.tree.map(lambda a, b: jnp.where(chunk.first, a, b), initial, carry)
-        carry, logits = model.apply(params, chunk.inputs, carry, key=key)
-        return {"loss": cross_entropy(logits, chunk.targets, chunk.mask)}, carry
-
-    return loss
-
-
 def build_task(config: Train, data: Parts, streams: Streams, model: LanguageModel) -> Task:
     """Truncated back-propagation through contiguous streams of the text."""
-    curve_ids = pieces(data.valid)
-    curve_chunk = min(CURVE_CHUNK, -(-len(curve_ids) // CURVE_PIECES))
-    curve = Streams(curve_ids, CURVE_PIECES, curve_chunk, drop_last=False)
 
     def sample(params: Any, step: int) -> None:
         text = draw(model, params, data.vocabulary, config.seed)
@@ -116,22 +93,14 @@ def build_task(config: Train, data: Parts, streams: Streams, model: LanguageMode
         init=model.init,
         loss=stream_loss(model),
         batch=streams.chunk,
-        valid=lambda: map(curve.chunk, range(curve.chunks)),
+        valid=lambda: curve_chunks(data.valid),
         unit="nats per character",
         items=("characters", config.batch_size * config.chunk_length),
         record=data.digests,
         assets=lambda folder: data.vocabulary.save(folder / "vocabulary.json"),
         on_evaluate=sample,
-        carry=lambda chunk: model.initial_carry(chunk.inputs.shape[1:]),
+        carry=first_carry(model),
     )
-
-
-def pieces(ids: np.ndarray) -> np.ndarray:
-    """Pieces spread evenly over a long text; all of a short one."""
-    if len(ids) <= CURVE_PIECES * CURVE_PIECE:
-        return ids
-    starts = np.linspace(0, len(ids) - CURVE_PIECE, CURVE_PIECES).astype(int)
-    return np.concatenate([ids[start : start + CURVE_PIECE] for start in starts])
 
 
 def finish(fitted: Fitted, config: Train, data: Parts, model: LanguageModel) -> None:
