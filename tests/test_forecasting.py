@@ -23,6 +23,7 @@ from experiments.forecasting.opponents import (
     persistence,
     seasonal_naive,
 )
+from experiments.forecasting.training import Train, gaps
 from tests.commands import killed, needs, read_metrics, refusal, runner
 
 SMALL = ["--hidden-size", "4", "--lags", "2", "--window", "16", "--batch-size", "8", "--steps", "6"]
@@ -337,3 +338,14 @@ def test_named_parts():
     assert (times[data.train], times[data.valid]) == ("1988-01-01", "1989-01-01")
     assert (data.horizon, data.season) == (7, 365)
     assert len(times) - data.valid == 730
+
+
+def test_gaps_are_as_long_and_as_many_as_asked_for():
+    """In the whole a share of the steps, in runs of eight or so; the same for the same generator."""
+    config = Train(gaps=0.2, batch_size=50)
+    hidden = gaps(np.random.default_rng(0), config, 4000)
+    np.testing.assert_array_equal(hidden, gaps(np.random.default_rng(0), config, 4000))
+    begins = hidden[1:] & ~hidden[:-1]
+    assert begins.sum() / hidden[1:].size == pytest.approx(0.2 / 8 * (1 - hidden.mean()), rel=0.1)
+    assert hidden.sum() / begins.sum() == pytest.approx(8, rel=0.15)
+    assert not gaps(np.random.default_rng(0), Train(gaps=0.0), 100).any()
