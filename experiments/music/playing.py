@@ -1,0 +1,120 @@
+"""What a trained network plays: the continuation of a piece, as a picture, as sound and as MIDI."""
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.data.piano_rolls import LOWEST, write_midi, write_wav
+from experiments.harness.command_line import note
+from experiments.harness.plots import save
+from experiments.harness.reports import part
+from experiments.harness.settings import Count, Seed, check_zero_or_more, settings
+from jaxrnn.models.sequence import SequenceModel
+
+GIVEN, ADDED = 24, 64  # steps
+SPEED = 2.0  # steps a second
+WRITERS = {".mid": write_midi, ".wav": write_wav}
+
+
+@settings
+class Continue:
+    """Let a trained network continue a test piece of its data."""
+
+    run: Path
+    """Folder of a trained run."""
+    to: Path = Path("continuation.wav")
+    """File to write, .wav or .mid."""
+    piece: Annotated[int, check_zero_or_more] = 0
+    """Which of the test pieces, from 0."""
+    given: Count = GIVEN
+    """Steps of the piece that the network hears first; they are in the file."""
+    length: Count = ADDED
+    """Steps that it adds."""
+    seed: Seed = 0
+    """Seed of the draws."""
+
+
+def continue_command(config: Continue) -> None:
+    """Write the file."""
+    from experiments.music.training import load_data, load_run
+
+    if config.to.suffix not in WRITERS:
+        raise ValueError(f"--to must end in {' or '.join(WRITERS)}, got {config.to}")
+    trained, model, params = load_run(config.run)
+    pieces = load_data(trained).test
+    if config.piece >= len(pieces):
+        raise ValueError(f"--piece must be below the {len(pieces)} test pieces, got {config.piece}")
+    heard = pieces[config.piece][: config.given]
+    added = continued(model, params, heard, config.length, config.seed)
+    WRITERS[config.to.suffix](config.to, np.concatenate([heard, added]), SPEED)
+    note(f"{len(heard)} steps of the piece and {len(added)} of the network's in {config.to}")
+
+
+def continued(model: SequenceModel, params: Any, heard: np.ndarray, length: int, seed: int) -> np.ndarray:
+    """Steps ``(length, 88)`` of bool that follow ``heard (time, 88)``, drawn key by key."""
+    keys = jax.random.split(jax.random.key(seed), length)
+    return np.asarray(_continued(model, params, heard.astype(np.float32), keys)) > 0
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _continued(model: SequenceModel, params: Any, heard: Any, keys: Any) -> jax.Array:
+    encoder, of_encoder = model.encoder, params.encoder
+    carry = encoder.initial_carry()
+    carry, ys = encoder.apply(of_encoder, heard, carry)
+
+    def step(state: tuple[Any, jax.Array], key: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
+        carry, y = state
+        chances = jax.nn.sigmoid(y @ params.w_out + params.b_out)
+        drawn = jax.random.bernoulli(key, chances).astype(jnp.float32)
+        return encoder.step(of_encoder, carry, drawn), drawn
+
+    return jax.lax.scan(step, (carry, ys[-1]), keys)[1]
+
+
+def leave_pictures(folder: Path, model: SequenceModel, params: Any, piece: np.ndarray, seed: int) -> None:
+    """Write what the network expects of a piece, and how it goes on with it."""
+    with part("piano_roll.png"):
+        draw(folder / "piano_roll.png", model, params, piece, seed)
+    heard = piece[:GIVEN]
+    roll = np.concatenate([heard, continued(model, params, heard, ADDED, seed)])
+    for suffix, write in WRITERS.items():
+        with part("continuation" + suffix):
+            write(folder / f"continuation{suffix}", roll, SPEED)
+
+
+def draw(path: Path, model: SequenceModel, params: Any, piece: np.ndarray, seed: int) -> None:
+    """A piece, what is expected at each of its steps, and a continuation of its beginning."""
+    piece = piece[: GIVEN + ADDED]
+    logits = model.apply(params, piece[:, None].astype(np.float32))[:-1, 0]
+    expected = np.concatenate([np.zeros((1, piece.shape[1])), jax.nn.sigmoid(logits)])
+    heard = piece[:GIVEN]
+    added = continued(model, params, heard, ADDED, seed)
+    rows = {
+        "a test piece": piece,
+        "what the network expects, from the steps before": expected,
+        f"its first {len(heard)} steps, and the network's own": np.concatenate([heard, added]),
+    }
+    keys = np.flatnonzero(piece.any(0) | np.concatenate([heard, added]).any(0))
+    low, high = keys.min() - 2, keys.max() + 3
+    figure, axes = plt.subplots(3, 1, figsize=(9, 8), dpi=110, layout="constrained", sharex=True)
+    for (title, roll), of in zip(rows.items(), axes, strict=True):
+        extent = (-0.5, len(roll) - 0.5, LOWEST + low - 0.5, LOWEST + high - 0.5)
+        shown = of.imshow(
+            roll[:, low:high].T.astype(float),
+            origin="lower",
+            aspect="auto",
+            cmap="Greys",
+            vmin=0,
+            vmax=1,
+            extent=extent,
+        )
+        of.set(title=title, ylabel="MIDI note")
+    axes[2].axvline(len(heard) - 0.5, color="#D55E00")
+    axes[2].set_xlabel("step")
+    figure.colorbar(shown, ax=axes, label="probability", shrink=0.5)
+    save(figure, path)
