@@ -42,6 +42,7 @@ from experiments.harness.settings import (
 from experiments.harness.task import Sums, Task, evaluate, past_its_best
 from experiments.music.playing import leave_pictures
 from jaxrnn.cells.table import CELLS, CellName
+from jaxrnn.layers import dropout
 from jaxrnn.models.encoder import Encoder
 from jaxrnn.models.sequence import SequenceModel
 
@@ -64,8 +65,8 @@ class Train(TrainingSettings):
     """Cells on top of each other."""
     hidden_size: Count = 128
     """Hidden units of each layer."""
-    dropout: Fraction = 0.3
-    """Probability that a feature is dropped: at the input, between layers, and at the output."""
+    dropout: Fraction = 0.5
+    """Probability that a feature of the state is dropped where it is read out; notes never are."""
     transpose: Annotated[int, check_zero_or_more] = 6
     """Semitones, up or down, by which training pieces are shifted at random at most."""
     window: Count = 96
@@ -128,15 +129,17 @@ def train_command(config: Train) -> None:
 def build_model(config: Train) -> SequenceModel:
     """The model that the settings ask for."""
     cells = [CELLS[config.cell](config.hidden_size)] * config.layers
-    encoder = Encoder(cells, in_features=KEYS, dropout=config.dropout, backward="bptt")
-    return SequenceModel(encoder, KEYS, pool="each")
+    return SequenceModel(Encoder(cells, in_features=KEYS, backward="bptt"), KEYS, pool="each")
 
 
 def build_task(config: Train, data: Pieces, model: SequenceModel) -> Task:
     """The likelihood of every step of a piece, given those before."""
 
     def loss(params: Any, batch: Batch, key: Any) -> Sums:
-        logits = model.apply(params, batch.inputs, lengths=batch.lengths, key=key)
+        _, ys = model.encoder.apply(params.encoder, batch.inputs, lengths=batch.lengths)
+        if key is not None:
+            ys = dropout(key, ys, config.dropout)
+        logits = ys @ params.w_out + params.b_out
         nats = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, batch.targets), axis=-1)
         known = jnp.arange(len(nats))[:, None] < batch.lengths
         return {"loss": (jnp.sum(jnp.where(known, nats, 0)), jnp.sum(known))}
