@@ -258,6 +258,7 @@ def test_a_folder_of_midi(tmp_path):
         (np.ones((4, 7)), ["--data", "{}"], "expected piece 0 of traindata to be (time, 88), got (4, 7)"),
         (None, ["--data", "."], "at least 10 different texts"),
         (None, ["continue", "--run", "{run}", "--to", "a.mp3"], "--to must end in .mid or .wav, got a.mp3"),
+        (None, ["continue", "--run", "{run}", "--to", "no/a.wav"], "there is no folder no for a.wav"),
         (None, ["continue", "--run", "{run}", "--piece", "9"], "--piece must be below the 3 test pieces"),
     ],
 )

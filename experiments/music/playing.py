@@ -45,13 +45,15 @@ def continue_command(config: Continue) -> None:
 
     if config.to.suffix not in WRITERS:
         raise ValueError(f"--to must end in {' or '.join(WRITERS)}, got {config.to}")
+    if not config.to.parent.is_dir():
+        raise ValueError(f"there is no folder {config.to.parent} for {config.to.name}")
     trained, model, params = load_run(config.run)
     pieces = load_data(trained).test
     if config.piece >= len(pieces):
         raise ValueError(f"--piece must be below the {len(pieces)} test pieces, got {config.piece}")
     heard = pieces[config.piece][: config.given]
     added = continued(model, params, heard, config.length, config.seed)
-    WRITERS[config.to.suffix](config.to, np.concatenate([heard, added]), SPEED)
+    write(config.to, np.concatenate([heard, added]))
     note(f"{len(heard)} steps of the piece and {len(added)} of the network's in {config.to}")
 
 
@@ -82,9 +84,19 @@ def leave_pictures(folder: Path, model: SequenceModel, params: Any, piece: np.nd
         draw(folder / "piano_roll.png", model, params, piece, seed)
     heard = piece[:GIVEN]
     roll = np.concatenate([heard, continued(model, params, heard, ADDED, seed)])
-    for suffix, write in WRITERS.items():
+    for suffix in WRITERS:
         with part("continuation" + suffix):
-            write(folder / f"continuation{suffix}", roll, SPEED)
+            write(folder / f"continuation{suffix}", roll)
+
+
+def write(path: Path, roll: np.ndarray) -> None:
+    """Write a piano roll as its file's name says, never seen half written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        WRITERS[path.suffix](temporary, roll, SPEED)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def draw(path: Path, model: SequenceModel, params: Any, piece: np.ndarray, seed: int) -> None:
