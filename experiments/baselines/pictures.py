@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from experiments.harness.plots import COLOURS, MARKERS, save
 
@@ -32,6 +33,7 @@ def draw(
             color=COLOURS[place],
         )
     left.set(xlabel=f"context ({unit}s)", ylabel=f"bits per {unit}, test", title="what context brings")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.grid(alpha=0.3)
     left.legend(loc="upper center")
     right.plot(
