@@ -86,6 +86,7 @@ def trained(pieces, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_chords_keep_the_rules():
     """Four notes, each voice in its range and in order, of a triad of one major key; the last chord is the
     tonic, and the voices move little."""
