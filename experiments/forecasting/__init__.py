@@ -7,6 +7,6 @@ r"""Forecasts that are updated with every reading: what does a recurrent network
     python -m experiments.forecasting --data FILE --time COLUMN --target COLUMN,COLUMN
     python -m experiments.forecasting forecast --run DIR --data FILE --follow
 
-The first command takes about two minutes on two CPU cores and needs no network. Training ends when the
+The first command takes three to four minutes on two CPU cores and needs no network. Training ends when the
 validation loss no longer falls.
 """
