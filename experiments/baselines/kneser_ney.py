@@ -39,11 +39,6 @@ class KneserNey(NamedTuple):
     discounts: Discounts
 
     @property
-    def grams(self) -> int:
-        """How many n-grams are stored, of every length."""
-        return sum(len(order.keys) for order in self.orders)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the arrays in memory."""
         return sum(array.nbytes for order in self.orders for array in order)

@@ -3,6 +3,7 @@
 import functools
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.data.text import Streams
 from jaxrnn.models.language_model import LanguageModel
 
-GROWTH = (1 / 64, 1 / 16, 1 / 4, 1.0)  # of the training text, over which the memory of n-grams is measured
+GROWTH = (1 / 64, 1 / 16, 1 / 4)  # of the training text, over which the memory of n-grams is measured
 
 
 @settings
@@ -152,32 +153,31 @@ def sizes_of(arrays: list[np.ndarray]) -> dict[str, int]:
     }
 
 
-def ngrams(config: Train, data: Data) -> tuple[dict[str, Any], np.ndarray]:
+def ngrams(model: kneser_ney.KneserNey, data: Data) -> tuple[dict[str, Any], np.ndarray]:
     """Figures of the n-gram models of every order, and what they give all test tokens but the first."""
     found = {}
-    model = kneser_ney.fit(data.train, len(data.tokens), config.order)
     parts = {"valid": data.valid, "test": data.test}
     each = {name: kneser_ney.probabilities(model, ids)[:, 1:] for name, ids in parts.items()}
     single = model._replace(discounts="single")
     plain = kneser_ney.probabilities(single, data.test)[:, 1:]
-    for order in range(1, config.order + 1):
-        kept = model.orders[:order]
+    sizes = Counter[str]()  # of all orders so far
+    for order, grams in enumerate(model.orders, start=1):
+        sizes.update({"parameters": len(grams.keys), **sizes_of(list(grams))})
         found[f"{order}-gram"] = {
             "context": order - 1,
             **{f"{name}_nats": nats(of[order - 1]) for name, of in each.items()},
             "test_nats_single_discount": nats(plain[order - 1]),
-            "parameters": sum(len(grams.keys) for grams in kept),
-            **sizes_of([array for grams in kept for array in grams]),
-            "train_seconds": None,
+            **sizes,
         }
     return found, each["test"]
 
 
-def growth(config: Train, data: Data) -> dict[str, list[int]]:
-    """Tokens read, and the bytes in memory of the n-grams counted in them."""
-    read = [max(config.order, round(part * len(data.train))) for part in GROWTH]
-    models = [kneser_ney.fit(data.train[:tokens], len(data.tokens), config.order) for tokens in read]
-    return {"tokens": read, "bytes_in_memory": [model.nbytes for model in models]}
+def growth(model: kneser_ney.KneserNey, data: Data) -> dict[str, list[int]]:
+    """Tokens read, and the bytes in memory of the n-grams counted in them; the last are the model's."""
+    order, size = len(model.orders), len(data.train)
+    read = [max(order, round(part * size)) for part in GROWTH]
+    models = [kneser_ney.fit(data.train[:tokens], len(data.tokens), order) for tokens in read]
+    return {"tokens": [*read, size], "bytes_in_memory": [of.nbytes for of in (*models, model)]}
 
 
 def finish(
@@ -185,8 +185,9 @@ def finish(
 ) -> None:
     """The table, the picture, and which errors of a recurrent network others would have avoided."""
     with counted(f"counting n-grams of up to {config.order} {data.unit}s"):
-        counted_grams, probabilities = ngrams(config, data)
-        grown = growth(config, data)
+        model = kneser_ney.fit(data.train, len(data.tokens), config.order)
+        counted_grams, probabilities = ngrams(model, data)
+        grown = growth(model, data)
     models = counted_grams | results
     for of in models.values():
         of["test_bits"] = of["test_nats"] / math.log(2)

@@ -2,7 +2,7 @@
 
 from experiments import music
 from experiments.harness.command_line import Commands, main
-from experiments.music.playing import Continue, continue_command
+from experiments.music.commands import Continue, continue_command
 from experiments.music.training import Train, train_command
 
 COMMANDS: Commands = {"train": (Train, train_command), "continue": (Continue, continue_command)}

@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,51 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.data.piano_rolls import LOWEST, write_midi, write_wav
-from experiments.harness.command_line import note
 from experiments.harness.plots import save
 from experiments.harness.reports import part
-from experiments.harness.settings import Count, Seed, check_zero_or_more, settings
 from jaxrnn.models.sequence import SequenceModel
 
 GIVEN, ADDED = 24, 64  # steps
 SPEED = 2.0  # steps a second
 WRITERS = {".mid": write_midi, ".wav": write_wav}
-
-
-@settings
-class Continue:
-    """Let a trained network continue a test piece of its data."""
-
-    run: Path
-    """Folder of a trained run."""
-    to: Path = Path("continuation.wav")
-    """File to write, .wav or .mid."""
-    piece: Annotated[int, check_zero_or_more] = 0
-    """Which of the test pieces, from 0."""
-    given: Count = GIVEN
-    """Steps of the piece that the network hears first; they are in the file."""
-    length: Count = ADDED
-    """Steps that it adds."""
-    seed: Seed = 0
-    """Seed of the draws."""
-
-
-def continue_command(config: Continue) -> None:
-    """Write the file."""
-    from experiments.music.training import load_data, load_run
-
-    if config.to.suffix not in WRITERS:
-        raise ValueError(f"--to must end in {' or '.join(WRITERS)}, got {config.to}")
-    if not config.to.parent.is_dir():
-        raise ValueError(f"there is no folder {config.to.parent} for {config.to.name}")
-    trained, model, params = load_run(config.run)
-    pieces = load_data(trained).test
-    if config.piece >= len(pieces):
-        raise ValueError(f"--piece must be below the {len(pieces)} test pieces, got {config.piece}")
-    heard = pieces[config.piece][: config.given]
-    added = continued(model, params, heard, config.length, config.seed)
-    write(config.to, np.concatenate([heard, added]))
-    note(f"{len(heard)} steps of the piece and {len(added)} of the network's in {config.to}")
 
 
 def continued(model: SequenceModel, params: Any, heard: np.ndarray, length: int, seed: int) -> np.ndarray:
