@@ -203,6 +203,9 @@ def test_the_command(unit, tmp_path, capsys):
     for name, of in summary["models"].items():
         assert name in printed
         assert of["test_bits"] == pytest.approx(of["test_nats"] / math.log(2))
+        assert of["train_seconds"] > 0
+    grams = [summary["models"][f"{order}-gram"]["train_seconds"] for order in range(1, 5)]
+    assert grams == sorted(grams)
     size = summary["models"]["elman"]["parameters"]
     assert summary["models"]["elman"]["bytes_in_memory"] == 4 * size
     assert ("errors" in summary) == (unit == "character")

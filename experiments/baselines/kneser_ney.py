@@ -1,5 +1,6 @@
 """Kneser–Ney smoothing: the strongest of the n-gram models, as sorted arrays of the n-grams of a text."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -45,9 +46,20 @@ class KneserNey(NamedTuple):
 
 
 def fit(
-    tokens: np.ndarray, vocabulary_size: int, order: int, discounts: Discounts = "modified"
+    tokens: np.ndarray,
+    vocabulary_size: int,
+    order: int,
+    discounts: Discounts = "modified",
+    on_order: Callable[[int, int], None] | None = None,
 ) -> KneserNey:
     """The n-grams of ``tokens (time,)``, of 1 to ``order`` tokens.
+
+    Args:
+      tokens: a text.
+      vocabulary_size: number of distinct tokens.
+      order: length of the longest n-grams.
+      discounts: "single", one of each order, or "modified", three.
+      on_order: called with the orders that are counted and their number.
 
     Raises:
       ValueError: for an order below 1, or above the number of tokens.
@@ -72,6 +84,8 @@ def fit(
             shorter = orders[-2]
             found = np.bincount(keys // vocabulary_size, minlength=len(shorter.keys))
             orders[-2] = shorter._replace(preceded=found.astype(small))
+        if on_order is not None:
+            on_order(length, order)
     return KneserNey(vocabulary_size, tuple(orders), discounts)
 
 

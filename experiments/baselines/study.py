@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -41,6 +42,8 @@ class Train(DataSettings, TrainingSettings):
     """Tokens that the window networks see; no number leaves them out."""
     cells: tuple[CellName, ...] = ("elman", "gru", "lstm")
     """Recurrent cells."""
+    layers: Count = 1
+    """Recurrent cells of a kind on top of each other."""
     bag: bool = True
     """Also train a network on the bag of all tokens so far."""
     parameters: Count | None = None
@@ -48,7 +51,7 @@ class Train(DataSettings, TrainingSettings):
     embedding_size: Count | None = None
     """Size of the learned embedding of tokens. None: one-hot vectors; for words, 64."""
     dropout: Fraction = 0.0
-    """Probability that a feature is dropped at the output, and at the input of recurrent cells."""
+    """Probability that a feature is dropped at the output, and at the inputs of recurrent cells."""
     batch_size: Count = 32
     """Streams of text read side by side."""
     chunk_length: Count = 64
@@ -91,7 +94,8 @@ def networks(config: Train, data: Data) -> dict[str, Any]:
     shared: dict[str, Any] = {"embedding_size": embedding_size, "dropout": config.dropout}
 
     def recurrent(cell: str, size: int) -> LanguageModel:
-        return LanguageModel(vocabulary_size, [CELLS[cell](size)], backward="bptt", **shared)
+        cells = [CELLS[cell](size)] * config.layers
+        return LanguageModel(vocabulary_size, cells, backward="bptt", **shared)
 
     of_size: dict[str, Callable[[int], Any]] = {
         f"window_{window}": functools.partial(_window, vocabulary_size, window, shared)
@@ -153,7 +157,21 @@ def sizes_of(arrays: list[np.ndarray]) -> dict[str, int]:
     }
 
 
-def ngrams(model: kneser_ney.KneserNey, data: Data) -> tuple[dict[str, Any], np.ndarray]:
+def count_ngrams(data: Data, order: int) -> tuple[kneser_ney.KneserNey, list[float]]:
+    """The n-gram models of every order, and the seconds after which each was there."""
+    start, seconds = time.perf_counter(), list[float]()
+    with counted(f"counting n-grams of up to {order} {data.unit}s") as on_order:
+
+        def done(length: int, of: int) -> None:
+            seconds.append(time.perf_counter() - start)
+            on_order(length, of)
+
+        return kneser_ney.fit(data.train, len(data.tokens), order, on_order=done), seconds
+
+
+def ngrams(
+    model: kneser_ney.KneserNey, seconds: list[float], data: Data
+) -> tuple[dict[str, Any], np.ndarray]:
     """Figures of the n-gram models of every order, and what they give all test tokens but the first."""
     found = {}
     parts = {"valid": data.valid, "test": data.test}
@@ -168,6 +186,7 @@ def ngrams(model: kneser_ney.KneserNey, data: Data) -> tuple[dict[str, Any], np.
             **{f"{name}_nats": nats(of[order - 1]) for name, of in each.items()},
             "test_nats_single_discount": nats(plain[order - 1]),
             **sizes,
+            "train_seconds": seconds[order - 1],
         }
     return found, each["test"]
 
@@ -184,9 +203,9 @@ def finish(
     config: Train, data: Data, results: dict[str, dict[str, Any]], found: dict[str, np.ndarray]
 ) -> None:
     """The table, the picture, and which errors of a recurrent network others would have avoided."""
-    with counted(f"counting n-grams of up to {config.order} {data.unit}s"):
-        model = kneser_ney.fit(data.train, len(data.tokens), config.order)
-        counted_grams, probabilities = ngrams(model, data)
+    model, seconds = count_ngrams(data, config.order)
+    with counted("measuring n-grams"):
+        counted_grams, probabilities = ngrams(model, seconds, data)
         grown = growth(model, data)
     models = counted_grams | results
     for of in models.values():
@@ -195,6 +214,7 @@ def finish(
     columns = {"valid nats": "valid_nats", "test nats": "test_nats"}
     columns |= {"perplexity": "test_perplexity"} if data.unit == "word" else {"test bits": "test_bits"}
     columns |= {"parameters": "parameters", "on disk": "bytes_on_disk", "in memory": "bytes_in_memory"}
+    columns |= {"seconds": "train_seconds"}
     print()
     print_table(models, columns)
     summary: dict[str, Any] = {"models": models, "growth": grown}
