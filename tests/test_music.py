@@ -26,7 +26,8 @@ from experiments.data.piano_rolls import (
 )
 from experiments.harness.task import evaluate
 from experiments.music.__main__ import COMMANDS
-from experiments.music.playing import continued
+from experiments.music.model import MusicModel
+from experiments.music.playing import continued, expected
 from experiments.music.training import (
     Train,
     batches,
@@ -36,6 +37,8 @@ from experiments.music.training import (
     nats,
     without_memory,
 )
+from jaxrnn import LSTM
+from jaxrnn.models.encoder import Encoder
 from tests import reference
 from tests.commands import killed, needs, read_metrics, refusal, runner
 
@@ -43,6 +46,8 @@ run = runner(COMMANDS)
 SMALL = [
     "--hidden-size",
     "8",
+    "--chord-size",
+    "4",
     "--steps",
     "6",
     "--evaluate-every",
@@ -159,10 +164,47 @@ def test_jsb_chorales():
     assert nats((after.sum(0) + 1) / (len(after) + 2), heard) == pytest.approx(11.09, abs=0.01)
 
 
+def chances_by_hand(params, h, xs):
+    """Of every key of a step, after a state of the encoder."""
+    a = 0 if params.chord is None else h @ params.chord.w_state + params.chord.b
+    chances = np.zeros(len(xs))
+    for key, sounds in enumerate(xs):
+        logit = h @ params.w_out[:, key] + params.b_out[key]
+        if params.chord is not None:
+            logit += np.maximum(a, 0) @ params.chord.w_out[key]
+            a = a + sounds * params.chord.w_in[key]
+        chances[key] = 1 / (1 + np.exp(-logit))
+    return chances
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("chord_size", [None, 5])
+def test_chances_of_all_chords_sum_to_one(chord_size, dtype, tolerance):
+    """Each is the product of its keys' chances, and is drawn as often as it says."""
+    with jax.enable_x64(dtype == "float64"):
+        model = MusicModel(Encoder([LSTM(3)], in_features=4), keys=4, chord_size=chord_size)
+        params, random = model.init(jax.random.key(0)), np.random.default_rng(0)
+        params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 1, leaf.shape), dtype), params)
+        chords = np.array(list(itertools.product([0.0, 1.0], repeat=4)), dtype)
+        given = np.broadcast_to(random.random((1, 1, 4)).astype(dtype), (1, 16, 4))
+        logits = model.apply(params, given, chords[None])[0]
+        chances = np.where(chords, jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)).prod(-1)
+        assert chances.sum() == pytest.approx(1, abs=tolerance)
+        numbers = jax.tree.map(np.asarray, params)
+        h = np.asarray(model.encoder.apply(params.encoder, given[:, 0])[1][0])
+        for chord, logit in zip(chords, logits, strict=True):
+            by_hand = chances_by_hand(numbers, h, chord)
+            np.testing.assert_allclose(jax.nn.sigmoid(logit), by_hand, rtol=tolerance)
+        drawn = model.draw(params, jnp.broadcast_to(h, (20_000, 3)), jax.random.key(1))
+    often = np.bincount(np.asarray(drawn, int) @ [8, 4, 2, 1], minlength=16) / len(drawn)
+    np.testing.assert_allclose(often, chances, atol=5 * np.sqrt(0.25 / len(drawn)))
+
+
 @pytest.mark.slow
-def test_loss_equals_numpy(pieces):
+@pytest.mark.parametrize("chord_size", [None, 5])
+def test_loss_equals_numpy(pieces, chord_size):
     """Over steps 2 … T of all pieces, whatever stands beside them in a batch, the shortest of two steps."""
-    config = Train(hidden_size=8)
+    config = Train(hidden_size=8, chord_size=chord_size)
     model = build_model(config)
     params = model.init(jax.random.key(0))
     random = np.random.default_rng(0)
@@ -175,7 +217,7 @@ def test_loss_equals_numpy(pieces):
         carry = np.zeros(8), np.zeros(8)
         for before, after in itertools.pairwise(roll):
             carry, h = reference.lstm(numbers.encoder.layers[0], carry, before.astype(float))
-            chances = 1 / (1 + np.exp(-(h @ numbers.w_out + numbers.b_out)))
+            chances = chances_by_hand(numbers, h, after)
             total -= np.log(np.where(after, chances, 1 - chances)).sum()
             count += 1
     assert found == pytest.approx(total / count, rel=1e-5)
@@ -201,7 +243,7 @@ def test_models_without_memory():
 @pytest.mark.slow
 def test_a_continuation_is_drawn_from_what_the_network_expects():
     """A network whose state is nothing but what it has just heard: keys follow each other in a ring."""
-    config = Train(cell="elman", hidden_size=KEYS)
+    config = Train(cell="elman", hidden_size=KEYS, chord_size=2)
     model = build_model(config)
     params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
     ring = 40 * np.roll(np.eye(KEYS), 1, axis=1)
@@ -210,6 +252,8 @@ def test_a_continuation_is_drawn_from_what_the_network_expects():
     params = params._replace(encoder=encoder, w_out=jnp.asarray(ring), b_out=jnp.full(KEYS, -20.0))
     found = continued(model, params, np.eye(KEYS, dtype=bool)[5:8], 4, seed=0)
     assert [np.flatnonzero(row).tolist() for row in found] == [[8], [9], [10], [11]]
+    foreseen = expected(model, params, np.eye(KEYS)[5:8], jax.random.key(0))
+    np.testing.assert_allclose(foreseen, np.eye(KEYS)[6:8], atol=0.02)
 
 
 @pytest.mark.slow

@@ -11,12 +11,14 @@ import pytest
 
 from experiments.data.batches import TrainingBatches
 from experiments.data.pairs import Pairs
-from experiments.translation import batches
+from experiments.translation import batches, data
 from experiments.translation.commands import Models, load_models
 from experiments.translation.training import load_run
 from experiments.translation.translating import described, evaluate, measure, score, translate
-from tests.commands import read_metrics, refusal
+from tests.commands import few_lengths, read_metrics, refusal
 from tests.digits import DIGITS, ZIFFERN, give, pairs_of_digits, run, trained, written
+
+one_length = few_lengths(data, 1)
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,18 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.translation import ablation
+from experiments.translation import ablation, data
 from experiments.translation.ablation import COMMANDS, LENGTHS, ROAD, spread
 from experiments.translation.model import build_model
 from experiments.translation.training import Train, check_settings
-from tests.commands import refusal, runner
+from tests.commands import few_lengths, refusal, runner
 from tests.digits import pairs_of_digits
 
 SMALL = ["--steps", "40", "--pairs", "200", "--hidden-size", "16", "--embedding-size", "8", "--seeds", "3"]
 
 
 run = runner(COMMANDS)
+one_length = few_lengths(data, 1)
 
 
 @pytest.fixture
@@ -64,13 +65,16 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run("--data", files, "--out", out, *SMALL)
     assert not (out / "summary.json").exists()
-    run("--data", files, "--out", out, *SMALL, "--resume")
+    more_steps_from_pipes(files, out, tmp_path, capsys)
+    run("--data", files, "--out", out, *SMALL, "--resume", "--steps", "42")
     names = [name.replace(" ", "_") for name in road]
-    assert trained == [f"{name}_3" for name in names]
+    assert trained == [f"{name}_3" for name in (names[0], *names)]
     summary = json.loads((out / "summary.json").read_text())
     table = capsys.readouterr().out.split("perplexity")[-1]
     for name in road:
-        final = json.loads((out / f"{name.replace(' ', '_')}_3" / "summary.json").read_text())["test_bleu"]
+        own = json.loads((out / f"{name.replace(' ', '_')}_3" / "summary.json").read_text())
+        final = own["test_bleu"]
+        assert own["steps"] == 42
         assert summary["median_least_largest"][name]["test_bleu"] == [final] * 3
         assert f"{final:.2f} ({final:.2f}–{final:.2f})" in table
         for of in summary["runs"][name]:
@@ -84,21 +88,17 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     assert summary["runs"]["plain"][0]["parameters"] < summary["runs"]["input feeding"][0]["parameters"]
     for name in ("bleu_by_length.png", "bleu_by_beam.png"):
         assert (out / name).stat().st_size > 10_000
-        (out / name).unlink()
-    more_steps(files, out, tmp_path, monkeypatch, capsys)
-    for name in names:
-        assert json.loads((out / f"{name}_3" / "summary.json").read_text())["steps"] == 42
-    assert trained == [f"{name}_3" for name in names] * 2
 
 
-def more_steps(files, out, tmp_path, monkeypatch, capsys):
-    """On the same pairs, from pipes; with a plot that cannot be drawn."""
+def more_steps_from_pipes(files, out, tmp_path, capsys):
+    """On the same pairs; with a plot that cannot be drawn."""
     pipes = [tmp_path / "pipe_en", tmp_path / "pipe_de"]
     for pipe, file in zip(pipes, files.split(","), strict=True):
         os.mkfifo(pipe)
         threading.Thread(target=pipe.write_bytes, args=(Path(file).read_bytes(),), daemon=True).start()
-    monkeypatch.setattr(ablation, "draw_by_length", lambda *args: {}["no font"])
-    run("--data", ",".join(map(str, pipes)), "--out", out, "--resume", "--steps", "42")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "draw_by_length", lambda *args: {}["no font"])
+        run("--data", ",".join(map(str, pipes)), "--out", out, *SMALL, "--resume", "--steps", "42")
     assert "warning: bleu_by_length.png failed: 'no font'" in capsys.readouterr().err
     assert (out / "bleu_by_beam.png").exists()
     assert json.loads((out / "summary.json").read_text())["settings"]["steps"] == 42

@@ -12,35 +12,48 @@ import numpy as np
 from experiments.data.piano_rolls import LOWEST, write_midi, write_wav
 from experiments.harness.plots import save
 from experiments.harness.reports import part
-from jaxrnn.models.sequence import SequenceModel
+from experiments.music.model import MusicModel, MusicParams
 
 GIVEN, ADDED = 24, 64  # steps
+DRAWS = 256  # of which the picture of what is expected is the mean
 SPEED = 2.0  # steps a second
 WRITERS = {".mid": write_midi, ".wav": write_wav}
 
 
-def continued(model: SequenceModel, params: Any, heard: np.ndarray, length: int, seed: int) -> np.ndarray:
+def continued(
+    model: MusicModel, params: MusicParams, heard: np.ndarray, length: int, seed: int
+) -> np.ndarray:
     """Steps ``(length, 88)`` of bool that follow ``heard (time, 88)``, drawn key by key."""
     keys = jax.random.split(jax.random.key(seed), length)
     return np.asarray(_continued(model, params, heard.astype(np.float32), keys)) > 0
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _continued(model: SequenceModel, params: Any, heard: Any, keys: Any) -> jax.Array:
+def _continued(model: MusicModel, params: MusicParams, heard: Any, keys: Any) -> jax.Array:
     encoder, of_encoder = model.encoder, params.encoder
     carry = encoder.initial_carry()
     carry, ys = encoder.apply(of_encoder, heard, carry)
 
     def step(state: tuple[Any, jax.Array], key: jax.Array) -> tuple[tuple[Any, jax.Array], jax.Array]:
         carry, y = state
-        chances = jax.nn.sigmoid(y @ params.w_out + params.b_out)
-        drawn = jax.random.bernoulli(key, chances).astype(jnp.float32)
+        drawn = model.draw(params, y, key)
         return encoder.step(of_encoder, carry, drawn), drawn
 
     return jax.lax.scan(step, (carry, ys[-1]), keys)[1]
 
 
-def leave_pictures(folder: Path, model: SequenceModel, params: Any, piece: np.ndarray, seed: int) -> None:
+@functools.partial(jax.jit, static_argnums=0)
+def expected(model: MusicModel, params: MusicParams, piece: Any, key: jax.Array) -> jax.Array:
+    """How often each key sounds among draws of every step of ``piece (time, 88)`` but the first, given the
+    steps before: ``(time − 1, 88)``.
+    """
+    _, ys = model.encoder.apply(params.encoder, piece[:-1])
+    return jnp.mean(model.draw(params, jnp.broadcast_to(ys, (DRAWS, *ys.shape)), key), axis=0)
+
+
+def leave_pictures(
+    folder: Path, model: MusicModel, params: MusicParams, piece: np.ndarray, seed: int
+) -> None:
     """Write what the network expects of a piece, and how it goes on with it."""
     with part("piano_roll.png"):
         draw(folder / "piano_roll.png", model, params, piece, seed)
@@ -61,16 +74,15 @@ def write(path: Path, roll: np.ndarray) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def draw(path: Path, model: SequenceModel, params: Any, piece: np.ndarray, seed: int) -> None:
+def draw(path: Path, model: MusicModel, params: MusicParams, piece: np.ndarray, seed: int) -> None:
     """A piece, what is expected at each of its steps, and a continuation of its beginning."""
     piece = piece[: GIVEN + ADDED]
-    logits = model.apply(params, piece[:, None].astype(np.float32))[:-1, 0]
-    expected = np.concatenate([np.zeros((1, piece.shape[1])), jax.nn.sigmoid(logits)])
+    foreseen = expected(model, params, piece.astype(np.float32), jax.random.key(seed))
     heard = piece[:GIVEN]
     added = continued(model, params, heard, ADDED, seed)
     rows = {
         "a test piece": piece,
-        "what the network expects, from the steps before": expected,
+        "what the network expects, from the steps before": np.concatenate([0 * piece[:1], foreseen]),
         f"its first {len(heard)} steps, and the network's own": np.concatenate([heard, added]),
     }
     keys = np.flatnonzero(piece.any(0) | np.concatenate([heard, added]).any(0))

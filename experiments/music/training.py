@@ -1,9 +1,6 @@
 """Training a network that foretells which keys sound, and measuring it beside models without memory.
 
-    p(x_{t+1} | x_1 … x_t) = Π_k Bernoulli(x_{t+1,k}; σ(logits_{t,k}))      over the 88 keys k
-
-Boulanger-Lewandowski et al. 2012, "Modeling temporal dependencies in high-dimensional sequences", without
-its density estimator. The figure is −log p in nats, summed over steps 2 … T of all pieces and divided by
+The figure is −log p(x_{t+1} | x_1 … x_t) in nats, summed over steps 2 … T of all pieces and divided by
 their number, as in Bai et al. 2018, "An empirical evaluation of generic convolutional and recurrent
 networks for sequence modeling".
 """
@@ -40,11 +37,10 @@ from experiments.harness.settings import (
     settings,
 )
 from experiments.harness.task import Sums, Task, evaluate, past_its_best
+from experiments.music.model import MusicModel
 from experiments.music.playing import leave_pictures
 from jaxrnn.cells.table import CELLS, CellName
-from jaxrnn.layers import dropout
 from jaxrnn.models.encoder import Encoder
-from jaxrnn.models.sequence import SequenceModel
 
 LANES = 32  # pieces side by side in an evaluation
 NAMED = {"harmony": harmony, "jsb_chorales": jsb_chorales}
@@ -65,6 +61,9 @@ class Train(TrainingSettings):
     """Cells on top of each other."""
     hidden_size: Count = 128
     """Hidden units of each layer."""
+    chord_size: Count | None = 64
+    """Hidden units by which a key knows the lower ones of its step. None: keys are independent, given the
+    steps before."""
     dropout: Fraction = 0.5
     """Probability that a feature of the state is dropped where it is read out; notes never are."""
     transpose: Annotated[int, check_zero_or_more] = 6
@@ -126,20 +125,18 @@ def train_command(config: Train) -> None:
     report(fitted, found, title=title, packages=("scikit-learn",))
 
 
-def build_model(config: Train) -> SequenceModel:
+def build_model(config: Train) -> MusicModel:
     """The model that the settings ask for."""
     cells = [CELLS[config.cell](config.hidden_size)] * config.layers
-    return SequenceModel(Encoder(cells, in_features=KEYS, backward="bptt"), KEYS, pool="each")
+    encoder = Encoder(cells, in_features=KEYS, backward="bptt")
+    return MusicModel(encoder, keys=KEYS, chord_size=config.chord_size, dropout=config.dropout)
 
 
-def build_task(config: Train, data: Pieces, model: SequenceModel) -> Task:
+def build_task(config: Train, data: Pieces, model: MusicModel) -> Task:
     """The likelihood of every step of a piece, given those before."""
 
     def loss(params: Any, batch: Batch, key: Any) -> Sums:
-        _, ys = model.encoder.apply(params.encoder, batch.inputs, lengths=batch.lengths)
-        if key is not None:
-            ys = dropout(key, ys, config.dropout)
-        logits = ys @ params.w_out + params.b_out
+        logits = model.apply(params, batch.inputs, batch.targets, lengths=batch.lengths, key=key)
         nats = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, batch.targets), axis=-1)
         known = jnp.arange(len(nats))[:, None] < batch.lengths
         return {"loss": (jnp.sum(jnp.where(known, nats, 0)), jnp.sum(known))}
@@ -207,7 +204,7 @@ def nats(chances: np.ndarray, heard: np.ndarray) -> float:
     return float(-np.log(np.where(heard, chances, 1 - chances)).sum(1).mean())
 
 
-def load_run(folder: Path) -> tuple[Train, SequenceModel, Any]:
+def load_run(folder: Path) -> tuple[Train, MusicModel, Any]:
     """The settings and the best model of a run."""
     config = load_settings(folder, Train)
     model = build_model(config)
