@@ -12,11 +12,13 @@ from experiments.cloze.__main__ import COMMANDS
 from experiments.cloze.data import examples_of
 from experiments.cloze.model import BlankModel
 from experiments.cloze.training import Train, build_model, load_run, read
+from experiments.data import examples
+from experiments.data.batches import pad
 from experiments.data.tokens import END, START
 from experiments.harness.fit import parameters
 from jaxrnn import GRU
 from jaxrnn.models.encoder import Encoder
-from tests.commands import refusal, runner
+from tests.commands import few_lengths, refusal, runner
 from tests.digits import give
 
 SMALL = ["--hidden-size", "6", "--embedding-size", "4", "--batch-size", "8", "--steps", "6"]
@@ -25,6 +27,7 @@ DIRECTIONS = ["forward", "reversed", "bidirectional"]
 ONE_QUICK = [*(pytest.param(way, marks=pytest.mark.slow) for way in DIRECTIONS[:-1]), DIRECTIONS[-1]]
 
 run = runner(COMMANDS)
+one_length = few_lengths(examples, 1)
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +124,16 @@ def test_comparison_filling_and_evaluation(file, tmp_path, capsys, monkeypatch):
     run("evaluate", "--run", out / "both", "--data", file)
     evaluation = json.loads((out / "both/evaluation.json").read_text())
     model, params, words = load_run(out / "both")
-    nats = []
-    for line in file.read_text().splitlines():
-        tokens = line.lower().replace(".", " .").split()
-        ids = np.array([START, *(words.token_to_id(token) or 3 for token in tokens), END])
-        logits = jax.nn.log_softmax(model.apply(params, ids[:, None], lengths=np.array([len(ids)])))[:, 0]
-        nats += [-float(logits[t, ids[t]]) for t in range(1, len(ids) - 1) if ids[t] != 3]
+    tokens = [line.lower().replace(".", " .").split() for line in file.read_text().splitlines()]
+    ids = [[START, *(words.token_to_id(token) or 3 for token in line), END] for line in tokens]
+    lengths = np.array(list(map(len, ids)))
+    logits = jax.nn.log_softmax(model.apply(params, pad(ids, max(lengths), len(ids)), lengths=lengths))
+    nats = [
+        -float(logits[t, lane, line[t]])
+        for lane, line in enumerate(ids)
+        for t in range(1, len(line) - 1)
+        if line[t] != 3
+    ]
     assert evaluation["words"] == len(nats)
     assert evaluation["bits_per_word"] == pytest.approx(np.mean(nats) / math.log(2), rel=1e-5)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import scenes
+from experiments.data import examples, scenes
 from experiments.data.examples import Examples, numbers_of
 from experiments.data.tokens import UNKNOWN
 from experiments.data.words import MOST_LETTERS, Words, drop_words
@@ -17,12 +17,14 @@ from experiments.tagging.__main__ import COMMANDS
 from experiments.tagging.data import load_data
 from experiments.tagging.model import ModelSettings, build_model
 from experiments.tagging.training import Train, span_f1
-from tests.commands import refusal, runner
+from tests.commands import few_lengths, refusal, runner
 from tests.digits import give
 
 SMALL = ["--hidden-size", "6", "--embedding-size", "4", "--letter-size", "3", "--spelling-size", "4"]
 SMALL += ["--batch-size", "8", "--steps", "6", "--evaluate-every", "3"]
 COLOURS, THINGS = ["red", "green", "blue"], ["cars", "trees", "Houses", "x" * 30]
+
+one_length = few_lengths(examples, 1)
 
 
 @pytest.fixture

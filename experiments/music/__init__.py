@@ -6,7 +6,7 @@ r"""How well can a recurrent network foresee which notes sound next? Many answer
     python -m experiments.music --data FOLDER                     your own MIDI files, or FILE.mat
     python -m experiments.music continue --run DIR --to song.mid  a test piece, continued
 
-The first command takes about a minute on two CPU cores and needs no network. It ends with the negative
+The first command takes about three minutes on two CPU cores and needs no network. It ends with the negative
 log-likelihood of a step beside two models without memory, a picture, and the continuation of a test piece
 as sound and as MIDI.
 """

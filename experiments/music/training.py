@@ -72,7 +72,7 @@ class Train(TrainingSettings):
     """Steps of a training sequence; of a longer piece, some part."""
     batch_size: Count = 16
     """Pieces of a step."""
-    steps: Count = 3000
+    steps: Count = 1500
     """Most training steps; it ends early once validation no longer improves."""
     learning_rate: Positive = 2e-3
     evaluate_every: Count = 100
