@@ -13,7 +13,7 @@ from experiments.baselines import kneser_ney
 from experiments.baselines.__main__ import COMMANDS
 from experiments.baselines.data import BROWN_PARTS, DataSettings, brown, in_streams, load_data, numbered
 from experiments.baselines.errors import explain, last_seen
-from experiments.baselines.networks import BagNetwork, WindowNetwork, token_probabilities
+from experiments.baselines.networks import BagNetwork, WindowNetwork, token_log_probabilities
 from jaxrnn import LSTM
 from jaxrnn.models.language_model import LanguageModel, text_nats
 from tests.commands import needs, refusal, runner
@@ -132,16 +132,19 @@ def test_networks_equal_numpy(kind, embedding_size):
 
 
 @pytest.mark.slow
-def test_token_probabilities(monkeypatch):
-    """Of a recurrent model, whose state goes on over chunks: they add up to its cross-entropy."""
+def test_token_log_probabilities(monkeypatch):
+    """Of a recurrent model, whose state goes on over chunks: they add up to its cross-entropy, which stays
+    finite where a probability is too small for float32."""
     monkeypatch.setattr("experiments.baselines.networks.CHUNK", 7)
     model = LanguageModel(5, [LSTM(3)])
     params, ids = drawn(model, jnp.float32), np.random.default_rng(0).integers(0, 5, 24)
+    params = params._replace(b_out=params.b_out.at[2].set(-200.0))
     calls = []
-    found = token_probabilities(model, params, ids, lambda done, of: calls.append((done, of)))
+    found = token_log_probabilities(model, params, ids, lambda done, of: calls.append((done, of)))
     nats, count = text_nats(model, params, ids)
     assert len(found) == count == 23
-    assert -np.log(found).sum() == pytest.approx(nats, rel=1e-5)
+    assert found.min() < -100
+    assert -found.sum() == pytest.approx(nats, rel=1e-5)
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 

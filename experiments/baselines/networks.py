@@ -130,10 +130,10 @@ def _readout(network: Network, params: Weights, zs: Any, key: Array | None) -> A
     return hs @ params.w_out + params.b_out
 
 
-def token_probabilities(
+def token_log_probabilities(
     model: Any, params: Any, ids: np.ndarray, on_chunk: Callable[[int, int], None] | None = None
 ) -> np.ndarray:
-    """Of every token but the first, given those before it: ``(tokens − 1,)``.
+    """In nats, of every token but the first, given those before it: ``(tokens − 1,)``.
 
     Args:
       model: one of these networks, or a ``LanguageModel``.
@@ -145,7 +145,9 @@ def token_probabilities(
     starts = range(0, len(ids) - 1, CHUNK)
     for number, start in enumerate(starts, start=1):
         inputs, targets = ids[start : start + CHUNK], ids[start + 1 : start + 1 + CHUNK]
-        carry, part = _probabilities(model, params, carry, inputs[: len(targets), None], targets[:, None])
+        carry, part = _log_probabilities(
+            model, params, carry, inputs[: len(targets), None], targets[:, None]
+        )
         found.append(np.asarray(part[:, 0], np.float64))
         if on_chunk is not None:
             on_chunk(number, len(starts))
@@ -153,6 +155,8 @@ def token_probabilities(
 
 
 @functools.partial(by_value, static_argnames=("model",))
-def _probabilities(model: Any, params: Any, carry: Any, inputs: Array, targets: Array) -> tuple[Any, Array]:
+def _log_probabilities(
+    model: Any, params: Any, carry: Any, inputs: Array, targets: Array
+) -> tuple[Any, Array]:
     carry, logits = model.apply(params, inputs, carry)
-    return carry, jnp.take_along_axis(jax.nn.softmax(logits), targets[..., None], axis=-1)[..., 0]
+    return carry, jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.baselines import kneser_ney
 from experiments.baselines.data import Data, DataSettings, load_data
 from experiments.baselines.errors import explain, print_explained
-from experiments.baselines.networks import BagNetwork, WindowNetwork, token_probabilities
+from experiments.baselines.networks import BagNetwork, WindowNetwork, token_log_probabilities
 from experiments.baselines.pictures import draw
 from experiments.harness import run as runs
 from experiments.harness.fit import equal_size, fit, parameters
@@ -118,7 +118,7 @@ def _window(vocabulary_size: int, window: int, shared: dict[str, Any], size: int
 
 
 def train_network(config: Train, data: Data, model: Any, whole: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """A run in ``config.folder``: its figures, and the probability of every test token but the first."""
+    """A run in ``config.folder``: its figures, and the log-probabilities of test tokens but the first."""
     streams = Streams(data.train, config.batch_size, config.chunk_length)
     task = Task(
         init=model.init,
@@ -134,7 +134,7 @@ def train_network(config: Train, data: Data, model: Any, whole: Path) -> tuple[d
     found = {}
     for name, ids in (("valid", data.valid), ("test", data.test)):
         with counted(f"measuring {len(ids):,} {data.unit}s of {name} text") as on_chunk:
-            found[name] = token_probabilities(model, fitted.params, ids, on_chunk)
+            found[name] = token_log_probabilities(model, fitted.params, ids, on_chunk)
     figures = {f"{name}_nats": nats(of) for name, of in found.items()}
     print(f"test {figures['test_nats']:.4f} nats per {data.unit}", flush=True)
     sizes = {
@@ -144,9 +144,9 @@ def train_network(config: Train, data: Data, model: Any, whole: Path) -> tuple[d
     return figures | sizes | {"train_seconds": fitted.seconds}, found["test"]
 
 
-def nats(probabilities: np.ndarray) -> float:
+def nats(log_probabilities: np.ndarray) -> float:
     """Mean negative log-likelihood."""
-    return float(-np.mean(np.log(probabilities)))
+    return float(-np.mean(log_probabilities))
 
 
 def sizes_of(arrays: list[np.ndarray]) -> dict[str, int]:
@@ -172,12 +172,17 @@ def count_ngrams(data: Data, order: int) -> tuple[kneser_ney.KneserNey, list[flo
 def ngrams(
     model: kneser_ney.KneserNey, seconds: list[float], data: Data
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Figures of the n-gram models of every order, and what they give all test tokens but the first."""
+    """Figures of the n-gram models of every order, and the log-probabilities of all test tokens but the
+    first.
+    """
+
+    def log_probabilities(model: kneser_ney.KneserNey, ids: np.ndarray) -> np.ndarray:
+        return np.log(kneser_ney.probabilities(model, ids)[:, 1:])
+
     found = {}
     parts = {"valid": data.valid, "test": data.test}
-    each = {name: kneser_ney.probabilities(model, ids)[:, 1:] for name, ids in parts.items()}
-    single = model._replace(discounts="single")
-    plain = kneser_ney.probabilities(single, data.test)[:, 1:]
+    each = {name: log_probabilities(model, ids) for name, ids in parts.items()}
+    plain = log_probabilities(model._replace(discounts="single"), data.test)
     sizes = Counter[str]()  # of all orders so far
     for order, grams in enumerate(model.orders, start=1):
         sizes.update({"parameters": len(grams.keys), **sizes_of(list(grams))})
@@ -205,7 +210,7 @@ def finish(
     """The table, the picture, and which errors of a recurrent network others would have avoided."""
     model, seconds = count_ngrams(data, config.order)
     with counted("measuring n-grams"):
-        counted_grams, probabilities = ngrams(model, seconds, data)
+        counted_grams, of_ngrams = ngrams(model, seconds, data)
         grown = growth(model, data)
     models = counted_grams | results
     for of in models.values():
@@ -226,7 +231,7 @@ def finish(
             train = "".join(data.tokens[token] for token in data.train)
             summary["errors"] = {
                 "model": best,
-                **explain(found[best], probabilities.max(0), text, train),
+                **explain(np.exp(found[best]), np.exp(of_ngrams.max(0)), text, train),
             }
             print_explained(summary["errors"])
     summary |= {"settings": runs.config_record(config), **runs.environment()}
