@@ -74,7 +74,7 @@ class Train(TrainingSettings):
     """Pieces of a step."""
     steps: Count = 1500
     """Most training steps; it ends early once validation no longer improves."""
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 6e-3
     evaluate_every: Count = 100
 
 
