@@ -22,7 +22,7 @@ from experiments.char_lm.training import Train, build_model, build_task, load_ru
 from experiments.data.corpora import load_text
 from experiments.data.parts import load_parts
 from experiments.harness import run as runs
-from experiments.harness.fit import adam, first_state
+from experiments.harness.fit import first_state, make_optimizer
 from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
 from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.checkpoint import Checkpoints
@@ -171,7 +171,7 @@ def assert_same_run(out, expected):
 
 def last_state(out, *, raw_key=True):
     model, config = load_run(out)[0], runs.load_settings(out, Train)
-    like = first_state(config, model.init, adam(config))
+    like = first_state(config, model.init, make_optimizer(config))
     like = like._replace(carry=model.initial_carry((config.batch_size,)))
     with Checkpoints(out / "checkpoints", read_only=True) as checkpoints:
         state, _ = checkpoints.restore(checkpoints.latest, like)

@@ -9,6 +9,8 @@ import optax
 import optax.contrib
 import pytest
 
+from experiments.harness.fit import make_optimizer
+from experiments.harness.settings import TrainingSettings
 from jaxrnn.training.state import init_state
 from jaxrnn.training.step import truncated_step
 
@@ -264,3 +266,22 @@ def test_a_line_search_sees_the_loss_of_this_chunk():
     state = init_state(jnp.zeros(2), optimizer, jnp.ones(2), jax.random.key(0))
     state, _ = truncated_step(loss, optimizer)(state, jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(state.params, [2, 3], rtol=0.3)
+
+
+def test_muon_as_experiments_have_it():
+    """A matrix moves along an orthogonal one, about as far as by Adam; a vector by Adam with Nesterov."""
+    config = TrainingSettings(optimizer="muon", learning_rate=0.5, warmup_steps=0, clip_norm=None)
+    random = np.random.default_rng(0)
+    params = {"w": jnp.zeros((6, 24)), "b": jnp.zeros(24)}
+    gradient = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 1, leaf.shape), jnp.float32), params)
+    moves = {}
+    for name, optimizer in (
+        ("muon", make_optimizer(config)),
+        ("adam", optax.adam(0.5, b2=0.99, nesterov=True)),
+    ):
+        moves[name], _ = optimizer.update(gradient, optimizer.init(params), params)
+    left, values, right = np.linalg.svd(moves["muon"]["w"], full_matrices=False)
+    np.testing.assert_allclose(values, 0.5 * 0.2 * np.sqrt(24), rtol=0.35)  # Newton–Schulz is rough
+    exact_left, _, exact_right = np.linalg.svd(gradient["w"], full_matrices=False)
+    np.testing.assert_allclose(left @ right, -exact_left @ exact_right, atol=1e-4)
+    np.testing.assert_allclose(moves["muon"]["b"], moves["adam"]["b"], rtol=1e-6)

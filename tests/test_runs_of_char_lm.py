@@ -196,7 +196,7 @@ def test_more_steps(copied, finished, capsys):
         nats, count = cross_entropy(logits, chunk.targets, chunk.mask)
         return nats / count, carry
 
-    step = truncated_step(loss, fitting.adam(config))
+    step = truncated_step(loss, fitting.make_optimizer(config))
     for position in range(6, 9):
         assert not streams.chunk(position).first
         state, _ = step(state, streams.chunk(position))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+import optax.contrib
 
 from experiments.harness import run as runs
 from experiments.harness.devices import batch_mesh, replicate, shard
@@ -44,7 +45,7 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
         runs.check_same_config(runs.load_config(out), record, out)
     else:
         runs.create(out, record, fill=task.assets)
-    mesh, optimizer = batch_mesh(config.batch_size), adam(config)
+    mesh, optimizer = batch_mesh(config.batch_size), make_optimizer(config)
     carry = task.first_carry(task.batch(0))
     state = first_state(config, task.init, optimizer)
 
@@ -63,7 +64,7 @@ def load(folder: Path, config: TrainingSettings, init: Any, carry: Any = ()) -> 
     Raises:
       ValueError: if there is no checkpoint, or one that does not fit them.
     """
-    like = jax.eval_shape(lambda: first_state(config, init, adam(config))._replace(carry=carry))
+    like = jax.eval_shape(lambda: first_state(config, init, make_optimizer(config))._replace(carry=carry))
     return runs.best_params(folder, like)
 
 
@@ -73,8 +74,12 @@ def first_state(config: TrainingSettings, init: Any, optimizer: optax.GradientTr
     return init_state(init(key_params), optimizer, (), key)
 
 
-def adam(config: TrainingSettings) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) under a linear warm-up and a cosine decay to a hundredth.
+def make_optimizer(config: TrainingSettings) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) or Muon under a linear warm-up and a cosine decay to a hundredth.
+
+    Muon (Jordan et al. 2024) moves a matrix along the orthogonal one nearest to its averaged gradient, here
+    scaled so that entries move about as far as under Adam (Liu et al. 2025); all else is left to Adam, with
+    Nesterov's momentum (Dozat 2016).
 
     The warm-up takes at most half of all steps. Entries of the gradient are clamped first to
     [-clip_value, clip_value], then its global norm to clip_norm (Pascanu et al. 2013).
@@ -85,6 +90,8 @@ def adam(config: TrainingSettings) -> optax.GradientTransformation:
     clips = [] if config.clip_value is None else [optax.clip(config.clip_value)]
     clips += [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     # A short memory of squares suits the few thousand steps of these runs.
+    if config.optimizer == "muon":
+        return optax.chain(*clips, optax.contrib.muon(schedule, consistent_rms=0.2, adam_b2=0.99))
     return optax.chain(*clips, optax.adam(schedule, b2=0.99))
 
 
