@@ -136,7 +136,7 @@ SHORT, LONG = {"Elman", "IRNN", "MGU"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "S
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "every"),
-    [(name, 24 if name in SHORT else 192 if name in LONG else 64) for name in mutations.SUBJECTS],
+    [(name, 48 if name in SHORT else 384 if name in LONG else 128) for name in mutations.SUBJECTS],
 )
 def test_every_mistake_that_changes_the_function_is_found(name, every, as_users_run):
     study = mutations.study(name, (), every=every)
