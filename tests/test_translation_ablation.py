@@ -8,18 +8,17 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.translation import ablation, data
+from experiments.translation import ablation
 from experiments.translation.ablation import COMMANDS, LENGTHS, ROAD, spread
 from experiments.translation.model import build_model
 from experiments.translation.training import Train, check_settings
-from tests.commands import few_lengths, refusal, runner
+from tests.commands import refusal, runner
 from tests.digits import pairs_of_digits
 
 SMALL = ["--steps", "40", "--pairs", "200", "--hidden-size", "16", "--embedding-size", "8", "--seeds", "3"]
 
 
 run = runner(COMMANDS)
-one_length = few_lengths(data, 1)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ class TrainingSettings(RunSettings):
     steps: Count = 1000
     """Training steps."""
     optimizer: Literal["adam", "muon"] = "adam"
-    """Rule that moves the parameters; muon needs fewer steps, of a little more time each."""
+    """Rule that moves the parameters; muon needs fewer steps, each of which takes longer."""
     learning_rate: Positive = 2e-3
     """Highest learning rate; it decays to a hundredth along a cosine."""
     warmup_steps: Annotated[int, check_zero_or_more] = 100
