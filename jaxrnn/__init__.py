@@ -20,7 +20,7 @@ from jaxrnn.parallel import parallel_unroll
 from jaxrnn.recurrence import bidirectional, unroll
 
 if TYPE_CHECKING:
-    from jaxrnn import data, decoding, gradients, models, nn, training
+    from jaxrnn import data, decoding, diagnostics, gradients, models, nn, training
 
 __version__ = "0.1.0"
 
@@ -59,6 +59,7 @@ __all__ = [
     "bidirectional",
     "data",
     "decoding",
+    "diagnostics",
     "gradients",
     "models",
     "nn",

@@ -31,7 +31,7 @@ def scan_bptt(
 
     ``starts`` and the noise are constants: their gradients are zero.
     """
-    return scan_steps(cell, params, starts, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
+    return scan_steps(cell.step, params, starts, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
 
 
 def _forward(

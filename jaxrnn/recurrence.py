@@ -179,7 +179,9 @@ def _unroll(
     def run(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
         if backward == "bptt":
             return scan_bptt(cell, reverse, scan_unroll, params, starts, carry, inputs)
-        return scan_steps(cell, params, starts, carry, inputs, reverse=reverse, scan_unroll=scan_unroll)
+        return scan_steps(
+            cell.step, params, starts, carry, inputs, reverse=reverse, scan_unroll=scan_unroll
+        )
 
     if chunk == time:
         return run(params, carry, inputs)

@@ -48,7 +48,7 @@ def zeros(tree: Any) -> Any:
 @default_promotion()
 def masked_step(
     step: Callable[..., tuple], params: Params, starts: Starts, carry: Carry, inputs: Inputs
-) -> tuple[Carry, tuple[Array, Carry, tuple[Residuals, ...]]]:
+) -> tuple[Carry, tuple[Any, Carry, tuple[Residuals, ...]]]:
     """One step under padding and resets.
 
     ``step`` is a cell's ``step`` or ``step_fwd``; ``inputs`` are those of one step. The carry is first
@@ -94,19 +94,22 @@ def masked_step_bwd(
 
 
 def scan_steps(
-    cell: Cell,
+    step: Callable[..., tuple],
     params: Params,
     starts: Starts,
     carry: Carry,
     inputs: Inputs,
     *,
     reverse: bool,
-    scan_unroll: int,
-) -> tuple[Carry, Array]:
-    """The masked step over all time: last carry and outputs, for ``jax.grad`` to differentiate."""
+    scan_unroll: int = 1,
+) -> tuple[Carry, Any]:
+    """The masked step over all time: last carry and outputs, for ``jax.grad`` to differentiate.
 
-    def body(carry: Carry, inputs: Inputs) -> tuple[Carry, Array]:
-        carry, (y, _, _) = masked_step(cell.step, params, starts, carry, inputs)
+    ``step`` is a cell's, or one that gives more than y, a tree whose every leaf leads with batch.
+    """
+
+    def body(carry: Carry, inputs: Inputs) -> tuple[Carry, Any]:
+        carry, (y, _, _) = masked_step(step, params, starts, carry, inputs)
         return carry, y
 
     return jax.lax.scan(body, carry, inputs, reverse=reverse, unroll=scan_unroll)

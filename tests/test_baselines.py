@@ -11,9 +11,20 @@ import pytest
 
 from experiments.baselines import kneser_ney
 from experiments.baselines.__main__ import COMMANDS
-from experiments.baselines.data import BROWN_PARTS, DataSettings, brown, in_streams, load_data, numbered
+from experiments.baselines.data import (
+    BROWN_PARTS,
+    Data,
+    DataSettings,
+    brown,
+    in_streams,
+    load_data,
+    numbered,
+)
 from experiments.baselines.errors import explain, last_seen
 from experiments.baselines.networks import BagNetwork, WindowNetwork, token_log_probabilities
+from experiments.baselines.study import Train
+from experiments.baselines.study import networks as networks_of
+from experiments.harness.fit import parameters
 from jaxrnn import LSTM
 from jaxrnn.models.language_model import LanguageModel, text_nats
 from tests.commands import needs, refusal, runner
@@ -187,6 +198,19 @@ def test_war_and_peace_is_that_of_karpathy():
     model = kneser_ney.fit(data.train, len(data.tokens), 3)
     nats = -np.log(kneser_ney.probabilities(model, data.test)).mean(1)
     np.testing.assert_allclose(nats[1:], [2.399, 1.928], atol=0.006)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_networks_have_about_the_size_asked_for(tied):
+    """Each the nearest there is, its embedding shared or not."""
+    data = Data(*[np.zeros(2, int)] * 3, tuple(map(chr, range(60))), "character", {})
+    config = Train(parameters=20_000, cells=("lstm", "projected"), tied=tied, embedding_size=8)
+    for name, model in networks_of(config, data).items():
+        size = parameters(jax.eval_shape(model.init, jax.random.key(0)))
+        assert abs(size - 20_000) < 700, name
+        if name in config.cells:
+            assert model.tied == tied
+            assert model.embedding_size == (model.cells[0].out_features if tied else 8)
 
 
 @pytest.mark.slow

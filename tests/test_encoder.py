@@ -62,6 +62,23 @@ def test_equals_numpy(name, backward, dtype):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
+def test_what_is_recorded_of_a_layer_is_what_the_next_one_reads(name, float64):
+    encoder = ENCODERS[name]
+    params, carry, inputs, _ = problem(encoder, float64)
+    options = {"lengths": LENGTHS, "resets": RESETS}
+    *found, layers = encoder.record(params, inputs, carry, **options)
+    assert relative_error(tuple(found), encoder.apply(params, inputs, carry, **options)) < 1e-15
+    assert len(layers) == len(encoder.cells)
+    for count, layer in enumerate(layers, start=1):
+        lower = dataclasses.replace(encoder, cells=encoder.cells[:count])
+        of_lower = params._replace(layers=params.layers[:count]), inputs, carry[:count]
+        _, ys = lower.apply(*of_lower, **options)
+        ways = layer if encoder.direction == "bidirectional" else [layer]
+        h = jnp.concatenate([way.carry.h for way in ways], axis=-1)
+        assert relative_error(h, ys) < 1e-15
+
+
+@pytest.mark.parametrize("name", ENCODERS)
 def test_step_by_step(name, float64):
     encoder = dataclasses.replace(ENCODERS[name], direction="forward")
     params, carry, _, vectors = problem(encoder, float64)

@@ -15,7 +15,7 @@ import jaxrnn
 from jaxrnn.attention import AttentionDecoder, General
 from jaxrnn.cells.cell import Cell
 
-SUBMODULES = ["data", "decoding", "gradients", "models", "nn", "training"]
+SUBMODULES = ["data", "decoding", "diagnostics", "gradients", "models", "nn", "training"]
 NAMES = re.findall(
     r"\w+",
     """

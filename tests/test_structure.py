@@ -14,7 +14,7 @@ LEVELS = [
     ["jaxrnn.scan"],
     ["jaxrnn.bptt"],
     ["jaxrnn.recurrence", "jaxrnn.parallel"],
-    ["jaxrnn.gradients", "jaxrnn.attention", "jaxrnn.layers"],
+    ["jaxrnn.gradients", "jaxrnn.diagnostics", "jaxrnn.attention", "jaxrnn.layers"],
     ["jaxrnn.nn"],
     ["jaxrnn.models"],
     ["experiments", "benchmarks"],

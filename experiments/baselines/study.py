@@ -50,6 +50,8 @@ class Train(DataSettings, TrainingSettings):
     """Of every network, about: its hidden size follows. None: 130,000; for words, 150 for each."""
     embedding_size: Count | None = None
     """Size of the learned embedding of tokens. None: one-hot vectors; for words, 64."""
+    tied: bool = False
+    """Recurrent networks share the embedding with the output; it is as large as their output."""
     dropout: Fraction = 0.0
     """Probability that a feature is dropped at the output, and at the inputs of recurrent cells."""
     batch_size: Count = 32
@@ -95,7 +97,8 @@ def networks(config: Train, data: Data) -> dict[str, Any]:
 
     def recurrent(cell: str, size: int) -> LanguageModel:
         cells = [CELLS[cell](size)] * config.layers
-        return LanguageModel(vocabulary_size, cells, backward="bptt", **shared)
+        own = {"tied": True, "embedding_size": cells[-1].out_features} if config.tied else {}
+        return LanguageModel(vocabulary_size, cells, backward="bptt", **shared | own)
 
     of_size: dict[str, Callable[[int], Any]] = {
         f"window_{window}": functools.partial(_window, vocabulary_size, window, shared)

@@ -12,7 +12,7 @@ from experiments.harness import run as runs
 from experiments.harness.fit import Fitted, fit, load, report
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
-from experiments.harness.settings import Count, Fraction, Positive, TrainingSettings, settings
+from experiments.harness.settings import Count, Fraction, Optimizer, Positive, TrainingSettings, settings
 from experiments.harness.task import Task
 from experiments.harness.text_streams import curve_chunks, first_carry, stream_loss
 from jaxrnn.cells.table import CELLS, CellName
@@ -42,9 +42,10 @@ class Train(TrainingSettings):
     """Streams of text read side by side."""
     chunk_length: Count = 64
     """Characters between truncations of back-propagation through time."""
-    steps: Count = 2800
+    steps: Count = 2000
     """Training steps, each one chunk of every stream."""
-    learning_rate: Positive = 4e-3
+    optimizer: Optimizer = "muon"
+    learning_rate: Positive = 1e-2
     valid_fraction: float = 0.05
     """Part of the text held out for validation, after the training text."""
     test_fraction: float = 0.05

@@ -1,5 +1,6 @@
 """Words for a blank, and sentences that show what each side of it tells."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from experiments.cloze.model import BlankModel
 from experiments.data.examples import Batch, Examples, batches_in_order
 from experiments.data.sentences import BLANK, words_of
 from experiments.data.tokens import END, SPECIAL, START, encode_words, tokens_of
+from jaxrnn.caching import by_value
 
 SHOWN = 3  # answers a sentence
 PLANE = "This is a ___ which can fly with 12 people."
@@ -65,24 +67,25 @@ def fill(
     """The most probable words for the blank of each sentence, and their probabilities; of those that the
     vocabulary has.
     """
-
-    @jax.jit
-    def at_blank(params: Any, batch: Batch) -> jax.Array:
-        logits = model.apply(params, batch.inputs, lengths=batch.lengths)
-        lanes = np.arange(logits.shape[1])
-        return jax.nn.softmax(logits[batch.labels, lanes].at[:, : len(SPECIAL)].set(-np.inf))
-
     places = [1 + list(sentence).index(BLANK) for sentence in sentences]
     inputs = [np.array([START, *ids, END], np.int32) for ids in encode_words(words, sentences)]
     examples = Examples(inputs, np.array(places, np.int32), sentences)
     found: dict[int, list[tuple[str, float]]] = {}
     known = tokens_of(words)
     for indices, batch in batches_in_order(examples):
-        rows = np.asarray(at_blank(params, batch))
+        rows = np.asarray(_at_blank(model, params, batch))
         for index, row in zip(indices, rows, strict=False):
             order = np.argsort(-row, kind="stable")[:best]
             found[index] = [(known[n], float(row[n])) for n in order if row[n] > 0]
     return [found[index] for index in range(len(sentences))]
+
+
+@functools.partial(by_value, static_argnames=("model",))
+def _at_blank(model: BlankModel, params: Any, batch: Batch) -> jax.Array:
+    """The probabilities of the words that a blank may be, ``(lanes, vocabulary)``."""
+    logits = model.apply(params, batch.inputs, lengths=batch.lengths)
+    lanes = np.arange(logits.shape[1])
+    return jax.nn.softmax(logits[batch.labels, lanes].at[:, : len(SPECIAL)].set(-np.inf))
 
 
 def answers(model: BlankModel, params: Any, words: Tokenizer, lines: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Training and measuring models of blanks, one alone or three compared."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from experiments.harness.labels import Judged, curves, in_context, label_task, w
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, Fraction, Positive, TrainingSettings, settings
 from experiments.harness.study import check_no_study, run_members, summarize
+from jaxrnn.caching import by_value
 from jaxrnn.cells.stack import Stack
 from jaxrnn.cells.table import CELLS, CellName
 from jaxrnn.models.encoder import Direction, Encoder
@@ -126,18 +128,9 @@ class Read(NamedTuple):
 
 def read(model: BlankModel, params: Any, examples: Examples) -> Read:
     """What a model says of every word, given the words around it."""
-
-    @jax.jit
-    def of_batch(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits = model.apply(params, batch.inputs, lengths=batch.lengths)
-        log_probabilities = jax.nn.log_softmax(logits)
-        labels = jnp.maximum(batch.labels, 0)[..., None]
-        nats = -jnp.take_along_axis(log_probabilities, labels, axis=-1)[..., 0]
-        return nats, jnp.argmax(logits, axis=-1), jnp.exp(jnp.max(log_probabilities, axis=-1))
-
     found: dict[int, tuple[np.ndarray, ...]] = {}
     for indices, batch in batches_in_order(examples):
-        rows = jax.device_get(of_batch(params, batch))
+        rows = jax.device_get(_of_batch(model, params, batch))
         for lane, index in enumerate(indices):
             found[index] = tuple(of[: batch.lengths[lane], lane] for of in rows)
     order = range(len(examples.inputs))
@@ -148,6 +141,16 @@ def read(model: BlankModel, params: Any, examples: Examples) -> Read:
     words = sum(examples.lengths) - 2 * len(examples.lengths)
     judged = Judged(labels[places], predicted[places], surest[places])
     return Read(nats[places], judged, places, positions[places], words - len(places))
+
+
+@functools.partial(by_value, static_argnames=("model",))
+def _of_batch(model: BlankModel, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of every step the nats of its word, the most probable word, and the probability of that."""
+    logits = model.apply(params, batch.inputs, lengths=batch.lengths)
+    log_probabilities = jax.nn.log_softmax(logits)
+    labels = jnp.maximum(batch.labels, 0)[..., None]
+    nats = -jnp.take_along_axis(log_probabilities, labels, axis=-1)[..., 0]
+    return nats, jnp.argmax(logits, axis=-1), jnp.exp(jnp.max(log_probabilities, axis=-1))
 
 
 def measured(found: Read) -> dict[str, Any]:

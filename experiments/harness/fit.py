@@ -18,6 +18,8 @@ from experiments.harness.task import Task
 from jaxrnn.training.state import TrainState, init_state
 from jaxrnn.training.step import truncated_step
 
+MOST_ROWS = 4096  # of a matrix that Muon moves
+
 
 class Fitted(NamedTuple):
     """What a run has come to."""
@@ -78,8 +80,9 @@ def make_optimizer(config: TrainingSettings) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) or Muon under a linear warm-up and a cosine decay to a hundredth.
 
     Muon (Jordan et al. 2024) moves a matrix along the orthogonal one nearest to its averaged gradient, here
-    scaled so that entries move about as far as under Adam (Liu et al. 2025); all else is left to Adam, with
-    Nesterov's momentum (Dozat 2016).
+    scaled so that entries move about as far as under Adam (Liu et al. 2025). All else is left to Adam with
+    Nesterov's momentum (Dozat 2016), and so are matrices with a row for each word of a vocabulary, whose
+    rows move one by one and which take long to make orthogonal.
 
     The warm-up takes at most half of all steps. Entries of the gradient are clamped first to
     [-clip_value, clip_value], then its global norm to clip_norm (Pascanu et al. 2013).
@@ -91,8 +94,19 @@ def make_optimizer(config: TrainingSettings) -> optax.GradientTransformation:
     clips += [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     # A short memory of squares suits the few thousand steps of these runs.
     if config.optimizer == "muon":
-        return optax.chain(*clips, optax.contrib.muon(schedule, consistent_rms=0.2, adam_b2=0.99))
+        options = {"consistent_rms": 0.2, "adam_b2": 0.99, "muon_weight_dimension_numbers": _matrices}
+        return optax.chain(*clips, optax.contrib.muon(schedule, **options))
     return optax.chain(*clips, optax.adam(schedule, b2=0.99))
+
+
+def _matrices(params: Any) -> Any:
+    """Which leaves Muon moves, in the form that it asks for."""
+
+    def axes(leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        moved = leaf.ndim == 2 and max(leaf.shape) <= MOST_ROWS
+        return optax.contrib.MuonDimensionNumbers() if moved else None
+
+    return jax.tree.map(axes, params)
 
 
 def parameters(params: Any) -> int:

@@ -1,5 +1,6 @@
 """Training a model of labels, and what its predictions are worth: figures, plots, the worst mistakes."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from experiments.harness.command_line import note
 from experiments.harness.plots import COLOURS, MARKERS, save, visible
 from experiments.harness.settings import TrainingSettings
 from experiments.harness.task import Loss, Sums, Task, never, past_its_best
+from jaxrnn.caching import by_value
 from jaxrnn.models.losses import cross_entropy
 
 MOST_NAMED = 25  # classes whose names fit beside a matrix
@@ -97,18 +99,18 @@ def label_task(
 
 def probabilities(model: Any, params: Any, examples: Examples) -> list[np.ndarray]:
     """Of every example the probability of each class, ``(classes,)`` or ``(time, classes)``."""
-
-    @jax.jit
-    def softmax(params: Any, batch: Batch) -> jax.Array:
-        return jax.nn.softmax(model.apply(params, batch.inputs, lengths=batch.lengths))
-
     found: dict[int, np.ndarray] = {}
     for indices, batch in batches_in_order(examples):
-        rows = np.asarray(softmax(params, batch))
+        rows = np.asarray(_softmax(model, params, batch))
         for lane, index in enumerate(indices):
             each_step = rows[: batch.lengths[lane], lane] if rows.ndim == 3 else rows[lane]
             found[index] = each_step
     return [found[index] for index in range(len(examples.inputs))]
+
+
+@functools.partial(by_value, static_argnames=("model",))
+def _softmax(model: Any, params: Any, batch: Batch) -> jax.Array:
+    return jax.nn.softmax(model.apply(params, batch.inputs, lengths=batch.lengths))
 
 
 class Judged(NamedTuple):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import tensorboardX
@@ -25,6 +26,7 @@ from jaxrnn.training.state import TrainState
 
 LOG_EVERY = 50  # steps
 CHECKPOINT_SECONDS = 30.0
+_norm = jax.jit(optax.tree.norm)
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class _Session:
 
     def save(self, loss: float = math.inf) -> None:
         """Save a checkpoint, unless this step has one; parameters that are not finite are never saved."""
-        norm = float(optax.tree.norm(self.state.params))
+        norm = float(_norm(self.state.params))
         if not math.isfinite(norm):
             raise FloatingPointError(self._not_finite(f"norm of the parameters {norm}"))
         record = {"config": self.loop.record, **vars(self.progress)}

@@ -44,6 +44,7 @@ Count = Annotated[int, check_positive]
 Fraction = Annotated[float, check_fraction]
 Positive = Annotated[float, check_above_zero]
 Seed = Annotated[int, check_seed]
+Optimizer = Literal["adam", "muon"]
 LengthPenalty = Annotated[float, check_length_penalty]
 
 
@@ -112,7 +113,7 @@ class TrainingSettings(RunSettings):
     """Examples of a step."""
     steps: Count = 1000
     """Training steps."""
-    optimizer: Literal["adam", "muon"] = "adam"
+    optimizer: Optimizer = "adam"
     """Rule that moves the parameters; muon needs fewer steps, each of which takes longer."""
     learning_rate: Positive = 2e-3
     """Highest learning rate; it decays to a hundredth along a cosine."""

@@ -1,5 +1,6 @@
 """Tokens or feature vectors through stacked recurrent layers, in one direction or both."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,6 +14,7 @@ from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType
 from jaxrnn.cells.stack import Stack
 from jaxrnn.checks import check_count, check_fraction, check_like, check_positive, on_device, settle
+from jaxrnn.diagnostics import record
 from jaxrnn.layers import dropout, run_layers
 from jaxrnn.models.tokens import checked_tokens, embed, init_embedding, one_hot
 from jaxrnn.promotion import default_promotion
@@ -174,6 +176,53 @@ class Encoder:
             return unroll(cell, *ours, noise=noise[0], reverse=self.direction == "reversed", **options)
 
         return run_layers(run, len(self.cells), self._vectors(params, on_device(inputs)), carry)
+
+    @default_promotion()
+    def record(
+        self,
+        params: EncoderParams,
+        inputs: ArrayLike,
+        carry: tuple[Carry, ...] | None = None,
+        *,
+        lengths: Int[ArrayLike, "*batch"] | None = None,
+        resets: Bool[ArrayLike, "time *batch"] | None = None,
+    ) -> tuple[tuple[Carry, ...], Inexact[Array, "time *batch out_features"], tuple[Any, ...]]:
+        """``apply`` without dropout, and what every layer held at every step.
+
+        Args:
+          params: from ``init``; this and the others as in ``apply``.
+          inputs: token ids or feature vectors.
+          carry: from ``initial_carry`` or an earlier call.
+          lengths: steps of each sequence.
+          resets: True at the first position of a segment.
+
+        Returns:
+          the last carry of every layer, the top layer's outputs, and the ``diagnostics.Signals`` of every
+          layer, or a pair with both directions.
+
+        Raises:
+          ValueError: as ``apply``.
+        """
+        if self.vocabulary_size is not None:
+            inputs = checked_tokens(inputs, self.vocabulary_size, lengths)
+        self._check(params, carry)
+        recorded: list[Any] = []
+
+        def run(layer: int, ys: Array, layer_carry: Any) -> tuple[Carry, Array]:
+            of_cell = functools.partial(record, self.cells[layer], lengths=lengths, resets=resets)
+            ours = params.layers[layer]
+            if self.direction != "bidirectional":
+                after, ys, signals = of_cell(ours, ys, layer_carry, reverse=self.direction == "reversed")
+                recorded.append(signals)
+                return after, ys
+            carries = (None, None) if layer_carry is None else layer_carry
+            ways = [of_cell(ours[way], ys, carries[way], reverse=way == 1) for way in (0, 1)]
+            after, both_ys, both = zip(*ways, strict=True)
+            recorded.append(both)
+            return after, jnp.concatenate(both_ys, axis=-1)
+
+        vectors = self._vectors(params, on_device(inputs))
+        return *run_layers(run, len(self.cells), vectors, carry), tuple(recorded)
 
     @default_promotion()
     def step(

@@ -1,0 +1,88 @@
+"""What goes on inside a recurrent layer: h, c and every gate at every step, as arrays."""
+
+import functools
+from typing import Any, NamedTuple
+
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Inexact, Int
+
+from jaxrnn.caching import by_value
+from jaxrnn.cells.adapted import as_cell
+from jaxrnn.cells.cell import Carry, Cell, Noise, Params
+from jaxrnn.recurrence import checked_arguments
+from jaxrnn.scan import prepare, scan_steps
+
+
+class Signals(NamedTuple):
+    """What a cell held at every step; zero at padding."""
+
+    carry: Carry  # after the step, h and c of an LSTM: every leaf (time, *batch, ...)
+    gates: dict[str, Array]  # of the step, by name, each (time, *batch, units); empty without gates
+
+
+def record(
+    cell: Cell,
+    params: Params,
+    xs: Inexact[ArrayLike, "time *batch in_features"],
+    carry: Carry | None = None,
+    *,
+    lengths: Int[ArrayLike, "*batch"] | None = None,
+    resets: Bool[ArrayLike, "time *batch"] | None = None,
+    noise: Noise = None,
+    reverse: bool = False,
+) -> tuple[Carry, Inexact[Array, "time *batch out_features"], Signals]:
+    """``unroll``, and what the cell held at every step.
+
+    A long sequence is recorded in chunks, each with the carry of the one before.
+
+    Args:
+      cell: any ``Cell``; ``gates`` gives the values of its gates.
+      params: its parameters.
+      xs: inputs, as in ``unroll``; so are all others.
+      carry: carry before the first step.
+      lengths: steps of each sequence.
+      resets: True at the first position of a segment.
+      noise: of the cell.
+      reverse: run from the last step to the first; everything stays at its position.
+
+    Returns:
+      the carry after the last step, ys, and the signals.
+
+    Raises:
+      ValueError: as ``unroll``.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxrnn import LSTM
+    >>> cell = LSTM(4)
+    >>> params = cell.init(jax.random.key(0), in_features=3)
+    >>> carry, ys, signals = record(cell, params, jnp.ones((5, 2, 3)))
+    >>> signals.carry.c.shape, {name: gate.shape for name, gate in signals.gates.items()}
+    ((5, 2, 4), {'f': (5, 2, 4), 'i': (5, 2, 4), 'o': (5, 2, 4)})
+    """
+    cell = as_cell(cell)
+    xs, lengths, resets = checked_arguments(cell, params, xs, carry, lengths, resets, noise)
+    return _record(cell, params, xs, carry, lengths, resets, noise, reverse=reverse)
+
+
+@functools.partial(by_value, static_argnames=("cell", "reverse"))
+def _record(
+    cell: Cell,
+    params: Params,
+    xs: Array,
+    carry: Carry | None,
+    lengths: Array | None,
+    resets: Array | None,
+    noise: Noise,
+    *,
+    reverse: bool,
+) -> tuple[Carry, Array, Signals]:
+    params, starts, carry, inputs = prepare(
+        cell, params, xs, carry, lengths, resets, noise, reverse=reverse
+    )
+
+    def step(params: Params, carry: Carry, x: Array, noise: Noise) -> tuple[Carry, Any]:
+        after, y = cell.step(params, carry, x, noise)
+        return after, (y, Signals(after, cell.gates(params, carry, x, noise)))
+
+    carry, (ys, signals) = scan_steps(step, params, starts, carry, inputs, reverse=reverse)
+    return carry, ys, signals
