@@ -20,6 +20,7 @@ Data are drawn on the fly, so that no sequence comes twice:
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
@@ -35,7 +36,7 @@ from experiments.harness.plots import learning_curve
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, Positive, TrainingSettings, settings
 from experiments.harness.study import begin_study, member
-from experiments.harness.task import Sums, Task, evaluate
+from experiments.harness.task import Loss, Sums, Task, evaluate
 from jaxrnn import LSTM, Cell, Chrono, unroll
 from jaxrnn.cells.table import CELLS, CellName
 
@@ -104,6 +105,17 @@ class Weights(NamedTuple):
     b_out: jax.Array  # (out_features,)
 
 
+@functools.lru_cache  # the same function for equal cells, which compiles once
+def output_loss(cell: Cell, problem: Problem) -> Loss:
+    """That of the problem, of a linear readout of the cell's outputs."""
+
+    def loss(weights: Weights, examples: Examples, key: jax.Array | None) -> Sums:
+        _, ys = unroll(cell, weights.cell, examples.inputs, backward="bptt")
+        return problem.measure(ys @ weights.w_out + weights.b_out, examples.targets)
+
+    return loss
+
+
 def build_task(config: Config, problem: Problem, name: str, cell: Cell) -> tuple[Task, Iterable[Examples]]:
     """The training of a cell on a problem, and sequences for the final test."""
     _, key_cell, key_out, *keys = jax.random.split(jax.random.key(config.seed), 6)
@@ -115,10 +127,6 @@ def build_task(config: Config, problem: Problem, name: str, cell: Cell) -> tuple
         w_out = jax.nn.initializers.lecun_normal()(key_out, (cell.out_features, problem.out_features))
         return Weights(cell.init(key_cell, problem.in_features), w_out, jnp.zeros(problem.out_features))
 
-    def loss(weights: Weights, examples: Examples, key: jax.Array | None) -> Sums:
-        _, ys = unroll(cell, weights.cell, examples.inputs, backward="bptt")
-        return problem.measure(ys @ weights.w_out + weights.b_out, examples.targets)
-
     def batch(key: jax.Array, position: int) -> Examples:
         return draw(jax.random.fold_in(key, position), config.batch_size, config.time)
 
@@ -127,7 +135,7 @@ def build_task(config: Config, problem: Problem, name: str, cell: Cell) -> tuple
 
     task = Task(
         init=init,
-        loss=loss,
+        loss=output_loss(cell, problem),
         batch=lambda position: batch(key_train, position),
         valid=lambda: batches(key_curve, CURVE_SEQUENCES),
         unit=problem.unit,

@@ -1,14 +1,19 @@
-"""What goes on inside a recurrent layer: h, c and every gate at every step, as arrays."""
+"""What goes on inside recurrent layers: h, c and every gate at every step; which inputs moved an output."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Inexact, Int
 
 from jaxrnn.caching import by_value
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, Noise, Params
+from jaxrnn.checks import check_positive
 from jaxrnn.recurrence import checked_arguments
 from jaxrnn.scan import prepare, scan_steps
 
@@ -51,7 +56,6 @@ def record(
     Raises:
       ValueError: as ``unroll``.
 
-    >>> import jax, jax.numpy as jnp
     >>> from jaxrnn import LSTM
     >>> cell = LSTM(4)
     >>> params = cell.init(jax.random.key(0), in_features=3)
@@ -86,3 +90,47 @@ def _record(
 
     carry, (ys, signals) = scan_steps(step, params, starts, carry, inputs, reverse=reverse)
     return carry, ys, signals
+
+
+def integrated_gradients(
+    output: Callable[[Array], Array],
+    xs: Inexact[Array, "*shape"],
+    start: Inexact[Array, "*shape"],
+    *,
+    points: int = 64,
+) -> Inexact[Array, "*shape"]:
+    """How much every input moved an output, on the straight way from inputs that say nothing.
+
+    Equation, with the integral by Gauss–Legendre quadrature::
+
+        a = (x − x′) ⊙ ∫₀¹ ∇F(x′ + α (x − x′)) dα          Σ a = F(x) − F(x′)
+
+    Source: Sundararajan, Taly & Yan 2017, "Axiomatic attribution for deep networks" (eq. 1).
+
+    Args:
+      output: F, from inputs to a number.
+      xs: x.
+      start: x′, zeros say.
+      points: of the quadrature, each of which costs a gradient; exact where F is a polynomial of degree
+        2 · points.
+
+    Returns:
+      a, one number an input.
+
+    Raises:
+      ValueError: for fewer points than one.
+
+    >>> xs = jnp.array([1.0, 2.0])
+    >>> integrated_gradients(lambda x: x[0] * x[1], xs, jnp.zeros(2)).round(4).tolist()
+    [1.0, 1.0]
+    """
+    check_positive("points", points)
+    nodes, weights = np.polynomial.legendre.leggauss(points)  # on [−1, 1]
+    gradient = jax.grad(output)
+
+    def at(place: tuple[Array, Array]) -> Array:
+        alpha, weight = place
+        return weight * gradient(start + alpha * (xs - start))
+
+    places = (jnp.asarray((nodes + 1) / 2, xs.dtype), jnp.asarray(weights / 2, xs.dtype))
+    return (xs - start) * jnp.sum(jax.lax.map(at, places), axis=0)

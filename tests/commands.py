@@ -52,7 +52,7 @@ def refusal(capsys, run, *arguments):
 
 def killed(run, after, *arguments):
     """SIGTERM before a training step: the command saves, and ends with the signal's exit code."""
-    original, taken = fitting.truncated_step, []
+    original, taken = fitting.train_step, []
 
     def interrupting(*of_task):
         step = original(*of_task)
@@ -66,7 +66,7 @@ def killed(run, after, *arguments):
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "truncated_step", interrupting)
+        patch.setattr(fitting, "train_step", interrupting)
         with pytest.raises(SystemExit) as stopped:
             run(*arguments)
     assert stopped.value.code == 128 + signal.SIGTERM

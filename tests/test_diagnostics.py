@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.diagnostics import record
+from jaxrnn.diagnostics import integrated_gradients, record
 from tests.table import relative_error
 from tests.unrolling import TIME, TOLERANCE, both_directions, five_cells, problem
 
@@ -82,3 +82,25 @@ def test_bad_input_is_refused_as_by_unroll():
     params = cell.init(jax.random.key(0), 2)
     with pytest.raises(ValueError, match="lengths must"):
         record(cell, params, jnp.zeros((4, 1, 2)), lengths=jnp.array([5]))
+
+
+def test_integrated_gradients_of_a_polynomial(float64):
+    """∫ 3 (x′ + α d)² dα · d = (x² + x x′ + x′²) d."""
+    random = np.random.default_rng(0)
+    x, start = random.standard_normal((2, 4, 3))
+    found = integrated_gradients(lambda x: jnp.sum(x**3), jnp.asarray(x), jnp.asarray(start), points=2)
+    np.testing.assert_allclose(found, (x**2 + x * start + start**2) * (x - start), rtol=1e-12)
+
+
+def test_integrated_gradients_add_up_to_what_the_inputs_changed(dtype):
+    cell = jaxrnn.GRU(5)
+    params, xs, carry, _, _ = problem(cell, dtype)
+
+    def output(xs):
+        return jnp.sum(jaxrnn.unroll(cell, params, xs, carry, backward="bptt")[1][-1, :, 0])
+
+    found = integrated_gradients(output, xs, jnp.zeros_like(xs))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.sum(), output(xs) - output(0 * xs), rtol=10 * TOLERANCE[dtype])
+    with pytest.raises(ValueError, match="points must be a positive integer, got 0"):
+        integrated_gradients(output, xs, xs, points=0)

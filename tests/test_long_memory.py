@@ -226,7 +226,7 @@ def test_a_run_leaves_what_it_promises(finished):
 @pytest.mark.slow
 def test_stopping_and_resuming_changes_nothing(cell, step, finished, tmp_path, capsys):
     """SIGTERM in a cell's training: what is finished is kept, and the rest goes on bit for bit."""
-    out, original, made = tmp_path / "run", fitting.truncated_step, []
+    out, original, made = tmp_path / "run", fitting.train_step, []
 
     def interrupting(*arguments):
         made.append(original(*arguments))
@@ -239,7 +239,7 @@ def test_stopping_and_resuming_changes_nothing(cell, step, finished, tmp_path, c
         return killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "truncated_step", interrupting)
+        patch.setattr(fitting, "train_step", interrupting)
         with pytest.raises(SystemExit) as stopped:
             run("--out", out, *SMALL)
     assert stopped.value.code == 128 + signal.SIGTERM

@@ -130,7 +130,7 @@ def test_check_grads_is_asked_as_its_users_ask_it(float64, as_users_run):
 
 
 # The study, experiments.gradient_check, plants every mistake; here it is every k-th.
-SHORT, LONG = {"Elman", "IRNN", "MGU"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "Stack", "PeepholeLSTM"}
+SHORT, LONG = {"Elman", "IRNN"}, {"LayerNormLSTM", MASKED_STEP, "GRU", "Stack", "PeepholeLSTM"}
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ def test_a_padded_batch_costs_what_its_sentences_cost(model, float64):
         mask = jnp.arange(len(target))[:, None] < target_lengths
         return cross_entropy(logits, target, mask, label_smoothing=0.3)[0]
 
-    lanes = (1, 2)  # the others cost nothing; a shape takes long to compile
+    lanes = (1,)  # the others cost nothing; a shape takes long to compile
     target_lengths = np.where(np.isin(np.arange(BATCH), lanes), TARGET_LENGTHS, 0)
     whole = nats(params, source, fed, target, SOURCE_LENGTHS, target_lengths)
     # Whatever stands at padding: other words there change nothing.

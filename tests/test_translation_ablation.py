@@ -48,7 +48,7 @@ def test_every_model_of_the_road_can_be_built():
 def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     """Killed after a run it goes on with the next, and the figures are those of its runs."""
     out, trained = tmp_path / "study", []
-    road = {name: ROAD[name] for name in ("plain", "input feeding")}  # two of five, for time
+    road = {name: ROAD[name] for name in ("plain", "bidirectional")}  # two of five, for time
     monkeypatch.setattr(ablation, "ROAD", road)
     monkeypatch.setattr(ablation, "BEAMS", (1, 3))
     original = ablation.train_command
@@ -83,8 +83,8 @@ def test_the_whole_study(files, tmp_path, monkeypatch, capsys):
     assert sum(summary["sentences_by_length"]) == len(
         (out / "plain_3/test_source.txt").read_text().splitlines()
     )
-    assert len(summary["runs"]["input feeding"][0]["bleu_by_beam"]) == 2
-    assert summary["runs"]["plain"][0]["parameters"] < summary["runs"]["input feeding"][0]["parameters"]
+    assert len(summary["runs"]["bidirectional"][0]["bleu_by_beam"]) == 2
+    assert summary["runs"]["plain"][0]["parameters"] < summary["runs"]["bidirectional"][0]["parameters"]
     for name in ("bleu_by_length.png", "bleu_by_beam.png"):
         assert (out / name).stat().st_size > 10_000
 

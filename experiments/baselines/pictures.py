@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from experiments.harness.plots import COLOURS, MARKERS, save
 
@@ -53,6 +53,8 @@ def draw(
         xscale="log",
         yscale="log",
     )
+    right.set_xticks(growth["tokens"], [f"{tokens:,}" for tokens in growth["tokens"]])
+    right.xaxis.set_minor_formatter(NullFormatter())
     right.grid(alpha=0.3)
     right.legend()
     save(plot, path)

@@ -1,5 +1,6 @@
 """Training a captioner, and reading it again."""
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,6 @@ from jaxtyping import Array
 
 from experiments.captioning.data import (
     NAMED,
-    Batch,
     Data,
     DataSettings,
     batches_in_order,
@@ -25,7 +25,7 @@ from experiments.harness import run as runs
 from experiments.harness.fit import load
 from experiments.harness.settings import Count, LengthPenalty, Positive, check_zero_or_more, settings
 from experiments.harness.study import check_no_study
-from experiments.harness.task import Sums, Task, never, past_its_best
+from experiments.harness.task import Loss, Sums, Task, never, past_its_best
 from jaxrnn.models.captioner import doubly_stochastic_penalty
 from jaxrnn.models.losses import cross_entropy
 
@@ -55,9 +55,6 @@ def build_task(config: Train, data: Data, model: CaptioningModel) -> Task:
     train = examples_of(data.train, data.tokenizer, config, print)
     valid = batches_in_order(data.valid, examples_of(data.valid, data.tokenizer, config, print))
 
-    def loss(params: ModelParams, batch: Batch, key: Array | None) -> Sums:
-        return caption_loss(model, params, batch, key, config)
-
     def save(folder: Path) -> None:
         save_tokenizer(data.tokenizer, folder / VOCABULARY)
         lines = [caption for of in data.train.captioned.captions for caption in of]
@@ -68,7 +65,7 @@ def build_task(config: Train, data: Data, model: CaptioningModel) -> Task:
         record["weights" + runs.DIGEST] = WEIGHTS_SHA256
     return Task(
         init=model.init,
-        loss=loss,
+        loss=caption_loss(model, config.word_dropout, config.doubly_stochastic, config.label_smoothing),
         batch=training_batches(data.train, train, config.batch_size, config.seed),
         valid=lambda: (batch() for batch in valid),
         unit="nats per word",
@@ -79,28 +76,35 @@ def build_task(config: Train, data: Data, model: CaptioningModel) -> Task:
     )
 
 
+@functools.lru_cache  # the same function for equal models, which compiles once
 def caption_loss(
-    model: CaptioningModel, params: ModelParams, batch: Any, key: Array | None, config: Train
-) -> Sums:
-    """The cross-entropy, with the penalty on attention while it is trained."""
-    key_image, key_drop, key_words = (None, None, None) if key is None else jax.random.split(key, 3)
-    fed = batch.fed
-    if key_drop is not None and config.word_dropout:
-        fed = jnp.concatenate([fed[:1], drop_words(key_drop, fed[1:], config.word_dropout)])
-    encoded, captioner = model.encode(params, batch.inputs, key_image), model.captioner
-    options: dict[str, Any] = {"lengths": batch.lengths, "key": key_words}
-    penalised = key is not None and config.doubly_stochastic > 0
-    if penalised:
-        logits, weights = captioner.logits_and_weights(params.captioner, encoded, fed, **options)
-    else:
-        logits = captioner.logits(params.captioner, encoded, fed, **options)
-    within = jnp.arange(len(batch.fed))[:, None] < batch.lengths
-    smoothing = 0.0 if key is None else config.label_smoothing
-    nats, count = cross_entropy(logits, batch.targets, within, label_smoothing=smoothing)
-    if penalised:
-        penalty, sequences = doubly_stochastic_penalty(weights, batch.lengths)
-        nats = nats + config.doubly_stochastic * penalty / sequences * count
-    return {"loss": (nats, count)}
+    model: CaptioningModel, word_dropout: float, doubly_stochastic: float, label_smoothing: float
+) -> Loss:
+    """The cross-entropy of every word; only training drops words, smooths labels, and adds the penalty on
+    attention, by its weight.
+    """
+
+    def loss(params: ModelParams, batch: Any, key: Array | None) -> Sums:
+        key_image, key_drop, key_words = (None, None, None) if key is None else jax.random.split(key, 3)
+        fed = batch.fed
+        if key_drop is not None and word_dropout:
+            fed = jnp.concatenate([fed[:1], drop_words(key_drop, fed[1:], word_dropout)])
+        encoded, captioner = model.encode(params, batch.inputs, key_image), model.captioner
+        options: dict[str, Any] = {"lengths": batch.lengths, "key": key_words}
+        penalised = key is not None and doubly_stochastic > 0
+        if penalised:
+            logits, weights = captioner.logits_and_weights(params.captioner, encoded, fed, **options)
+        else:
+            logits = captioner.logits(params.captioner, encoded, fed, **options)
+        within = jnp.arange(len(batch.fed))[:, None] < batch.lengths
+        smoothing = 0.0 if key is None else label_smoothing
+        nats, count = cross_entropy(logits, batch.targets, within, label_smoothing=smoothing)
+        if penalised:
+            penalty, sequences = doubly_stochastic_penalty(weights, batch.lengths)
+            nats = nats + doubly_stochastic * penalty / sequences * count
+        return {"loss": (nats, count)}
+
+    return loss
 
 
 def load_run(folder: Path) -> tuple[Writer, Train, list[str]]:

@@ -1,5 +1,6 @@
 """Training a forecaster, and reading it again."""
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from experiments.harness.settings import (
     check_zero_or_more,
     settings,
 )
-from experiments.harness.task import Sums, Task, past_its_best
+from experiments.harness.task import Loss, Sums, Task, past_its_best
 from jaxrnn import Stack
 from jaxrnn.cells.table import CELLS, CellName
 
@@ -113,11 +114,6 @@ def build_task(config: Train, data: Data, model: Forecaster, fitted: LinearForec
     length, half = config.window, config.window // 2
     told = data._replace(horizon=model.horizon)
 
-    def loss(params: Params, batch: Any, key: Any) -> Sums:
-        state = model.initial_state(batch.inputs.shape[1])
-        _, spread = model.apply(params, batch.inputs, state, key)
-        return {"loss": model.loss(spread, batch.future, batch.known)}
-
     def batch(position: int) -> Batch:
         random = np.random.default_rng([config.seed, position])
         starts = random.integers(-half, max(1, data.train - 1 - half), config.batch_size)
@@ -131,7 +127,7 @@ def build_task(config: Train, data: Data, model: Forecaster, fitted: LinearForec
 
     return Task(
         init=lambda key: model.init(key, fitted),
-        loss=loss,
+        loss=future_loss(model),
         batch=batch,
         valid=valid,
         unit="nats" if config.output == "normal" else "quantile loss",
@@ -140,6 +136,18 @@ def build_task(config: Train, data: Data, model: Forecaster, fitted: LinearForec
         assets=lambda folder: save_about(folder, data),
         stop=past_its_best,
     )
+
+
+@functools.lru_cache  # the same function for equal models, which compiles once
+def future_loss(model: Forecaster) -> Loss:
+    """That of the model, of all that comes after every step."""
+
+    def loss(params: Params, batch: Any, key: Any) -> Sums:
+        state = model.initial_state(batch.inputs.shape[1])
+        _, spread = model.apply(params, batch.inputs, state, key)
+        return {"loss": model.loss(spread, batch.future, batch.known)}
+
+    return loss
 
 
 def gaps(random: np.random.Generator, config: Train, length: int) -> np.ndarray:

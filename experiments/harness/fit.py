@@ -1,5 +1,6 @@
 """A run from its settings and its task: train, load what was trained, and report it."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,9 @@ from experiments.harness.devices import batch_mesh, replicate, shard
 from experiments.harness.loop import Loop, train
 from experiments.harness.plots import training_curves
 from experiments.harness.reports import part
-from experiments.harness.settings import TrainingSettings
-from experiments.harness.task import Task
+from experiments.harness.settings import Optimizer, TrainingSettings
+from experiments.harness.task import Task, train_step
 from jaxrnn.training.state import TrainState, init_state
-from jaxrnn.training.step import truncated_step
 
 MOST_ROWS = 4096  # of a matrix that Muon moves
 
@@ -52,7 +52,7 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
     state = first_state(config, task.init, optimizer)
 
     state = replicate(state, mesh)._replace(carry=shard(carry, mesh, axis=0))
-    step = truncated_step(task.mean_loss, optimizer)
+    step = train_step(task, optimizer)
     state, seconds = train(Loop(out, config, record, task, step, mesh, whole or out), state)
     params = load(out, config, task.init, carry)
     return Fitted(out, params, state, int(state.step), seconds, task, config)
@@ -87,13 +87,25 @@ def make_optimizer(config: TrainingSettings) -> optax.GradientTransformation:
     The warm-up takes at most half of all steps. Entries of the gradient are clamped first to
     [-clip_value, clip_value], then its global norm to clip_norm (Pascanu et al. 2013).
     """
-    warmup_steps = min(config.warmup_steps, config.steps // 2)
-    rate = config.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, config.steps, rate / 100)
-    clips = [] if config.clip_value is None else [optax.clip(config.clip_value)]
-    clips += [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    schedule = (config.learning_rate, config.warmup_steps, config.steps)
+    return _optimizer(config.optimizer, *schedule, config.clip_value, config.clip_norm)
+
+
+@functools.lru_cache  # equal ones are the same, and compile once
+def _optimizer(
+    name: Optimizer,
+    rate: float,
+    warmup_steps: int,
+    steps: int,
+    clip_value: float | None,
+    clip_norm: float | None,
+) -> optax.GradientTransformation:
+    warmup_steps = min(warmup_steps, steps // 2)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, steps, rate / 100)
+    clips = [] if clip_value is None else [optax.clip(clip_value)]
+    clips += [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     # A short memory of squares suits the few thousand steps of these runs.
-    if config.optimizer == "muon":
+    if name == "muon":
         options = {"consistent_rms": 0.2, "adam_b2": 0.99, "muon_weight_dimension_numbers": _matrices}
         return optax.chain(*clips, optax.contrib.muon(schedule, **options))
     return optax.chain(*clips, optax.adam(schedule, b2=0.99))

@@ -32,6 +32,7 @@ MOST_NAMED = 25  # classes whose names fit beside a matrix
 MISTAKES = 50
 
 
+@functools.lru_cache  # the same function for equal models, which compiles once
 def label_loss(model: Any, word_dropout: float = 0.0, label_smoothing: float = 0.0) -> Loss:
     """The cross-entropy of every known label, and the accuracy of all: unknown ones are never right.
 

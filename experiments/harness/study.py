@@ -66,7 +66,8 @@ def summarize(config: Any, results: Mapping[str, Mapping[str, Any]], columns: Ma
 
 
 def print_table(results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """Print a line for each member: its name, and its figures in columns, by header → figure.
+    """Print a line for each member: its name, and its figures in columns, by header → figure; None is
+    left empty.
 
     >>> print_table({"lstm": {"loss": 0.25, "size": 1200}}, {"loss": "loss", "parameters": "size"})
     model         loss   parameters
@@ -75,9 +76,14 @@ def print_table(results: Mapping[str, Mapping[str, Any]], columns: Mapping[str, 
     widest = max(map(len, [*results, "model"]))
     print("".join([f"{'model':<{widest}}", *(f"{header:>13}" for header in columns)]).rstrip())
     for name, of in results.items():
-        cells = (of[figure] for figure in columns.values())
-        texts = (f"{cell:,}" if isinstance(cell, int) else f"{cell:.4f}" for cell in cells)
+        texts = [_as_text(of[figure]) for figure in columns.values()]
         print("".join([f"{name:<{widest}}", *(f"{text:>13}" for text in texts)]))
+
+
+def _as_text(figure: float | None) -> str:
+    if figure is None:
+        return ""
+    return f"{figure:,}" if isinstance(figure, int) else f"{figure:.4f}"
 
 
 def check_no_study(folder: Path) -> None:

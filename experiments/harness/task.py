@@ -8,13 +8,16 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from experiments.harness.devices import batch_mesh, lanes, replicate, shard_batch
+from jaxrnn.training.step import truncated_step
 
 # By the name of a figure, its sum and the number of terms: masked and ragged batches add up exactly.
 Sums = dict[str, tuple[Any, Any]]
 Loss = Callable[..., Any]
 
+COMPILED = 8  # losses of which what was compiled is kept
 PATIENCE = 5  # measurements without a better one, after which a training ends that may end early
 
 
@@ -70,22 +73,34 @@ class Task:
         """The carry before the first of batches like the one given; empty for a task without."""
         return () if self.carry is None else self.carry(batch)
 
-    def sums(self, params: Any, carry: Any, batch: Any, key: Any) -> tuple[Sums, Any]:
-        """``loss`` of a task with a carry or without."""
-        if self.carry is None:
-            return self.loss(params, batch, key), carry
-        return self.loss(params, carry, batch, key)
 
-    def mean_loss(self, params: Any, carry: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-        """The loss of a training step, as ``truncated_step`` takes it."""
-        sums, carry = self.sums(params, carry, batch, key)
+def train_step(task: Task, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """``truncated_step`` of the task's loss."""
+    return _train_step(task.loss, task.carry is not None, optimizer)
+
+
+# Runs of one process, of several seeds say, compile once where loss and optimiser are the same functions.
+@functools.lru_cache(maxsize=COMPILED)
+def _train_step(loss: Loss, carried: bool, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    def mean_loss(params: Any, carry: Any, batch: Any, key: Any) -> tuple[Any, Any]:
+        sums, carry = _sums(loss, carried, params, carry, batch, key)
         total, count = sums["loss"]
         return total / count, carry
 
-    @functools.cached_property
-    def measure(self) -> Callable[..., tuple[Sums, Any]]:
-        """(params, carry, batch) → (``Sums``, carry), compiled, nothing dropped."""
-        return jax.jit(lambda params, carry, batch: self.sums(params, carry, batch, None))
+    return truncated_step(mean_loss, optimizer)
+
+
+@functools.lru_cache(maxsize=COMPILED)
+def _measure(loss: Loss, carried: bool) -> Callable[..., tuple[Sums, Any]]:
+    """(params, carry, batch) → (``Sums``, carry), compiled, nothing dropped."""
+    return jax.jit(lambda params, carry, batch: _sums(loss, carried, params, carry, batch, None))
+
+
+def _sums(loss: Loss, carried: bool, params: Any, carry: Any, batch: Any, key: Any) -> tuple[Sums, Any]:
+    """The loss of a task with a carry or without."""
+    if carried:
+        return loss(params, carry, batch, key)
+    return loss(params, batch, key), carry
 
 
 def evaluate(task: Task, params: Any, batches: Iterable[Any]) -> dict[str, float]:
@@ -101,11 +116,11 @@ def evaluate(task: Task, params: Any, batches: Iterable[Any]) -> dict[str, float
     {'loss': 0.75}
     """
     totals: dict[str, tuple[float, float]] = {}
-    carry: Any = None
+    measure, carry = _measure(task.loss, task.carry is not None), None
     for batch in batches:
         mesh = batch_mesh(lanes(batch))
         carry = task.first_carry(batch) if carry is None else carry
-        sums, carry = task.measure(*replicate((params, carry), mesh), shard_batch(batch, mesh))
+        sums, carry = measure(*replicate((params, carry), mesh), shard_batch(batch, mesh))
         for name, (total, count) in jax.device_get(sums).items():
             before = totals.get(name, (0.0, 0.0))
             totals[name] = before[0] + float(total), before[1] + float(count)

@@ -1,5 +1,6 @@
 """Truncated back-propagation through a text that is read in streams, and its validation."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ CURVE_PIECE = 2000  # tokens
 CURVE_CHUNK = 1024
 
 
+@functools.lru_cache  # the same function for equal models, which compiles once
 def stream_loss(model: Any) -> Loss:
     """The cross-entropy of a chunk; the state starts anew with every pass over the text.
 

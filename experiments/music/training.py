@@ -5,6 +5,7 @@ their number, as in Bai et al. 2018, "An empirical evaluation of generic convolu
 networks for sequence modeling".
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from experiments.harness.settings import (
     check_zero_or_more,
     settings,
 )
-from experiments.harness.task import Sums, Task, evaluate, past_its_best
+from experiments.harness.task import Loss, Sums, Task, evaluate, past_its_best
 from experiments.music.model import MusicModel
 from experiments.music.playing import leave_pictures
 from jaxrnn.cells.table import CELLS, CellName
@@ -132,14 +133,21 @@ def build_model(config: Train) -> MusicModel:
     return MusicModel(encoder, keys=KEYS, chord_size=config.chord_size, dropout=config.dropout)
 
 
-def build_task(config: Train, data: Pieces, model: MusicModel) -> Task:
-    """The likelihood of every step of a piece, given those before."""
+@functools.lru_cache  # the same function for equal models, which compiles once
+def chord_loss(model: MusicModel) -> Loss:
+    """The negative log-likelihood of all keys at a step."""
 
     def loss(params: Any, batch: Batch, key: Any) -> Sums:
         logits = model.apply(params, batch.inputs, batch.targets, lengths=batch.lengths, key=key)
         nats = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, batch.targets), axis=-1)
         known = jnp.arange(len(nats))[:, None] < batch.lengths
         return {"loss": (jnp.sum(jnp.where(known, nats, 0)), jnp.sum(known))}
+
+    return loss
+
+
+def build_task(config: Train, data: Pieces, model: MusicModel) -> Task:
+    """The likelihood of every step of a piece, given those before."""
 
     def batch(position: int) -> Batch:
         random = np.random.default_rng([config.seed, position])
@@ -154,7 +162,7 @@ def build_task(config: Train, data: Pieces, model: MusicModel) -> Task:
     rolls = b"".join(np.packbits(roll).tobytes() for part in data for roll in part)
     return Task(
         init=model.init,
-        loss=loss,
+        loss=chord_loss(model),
         batch=batch,
         valid=lambda: batches(data.valid),
         unit="nats per step",

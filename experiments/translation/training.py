@@ -1,5 +1,6 @@
 """Training a translation model, and its translations of sentences it has not seen."""
 
+import functools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from experiments.harness.fit import Fitted, fit, load, report
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
 from experiments.harness.settings import Count, LengthPenalty, settings
-from experiments.harness.task import Sums, Task
+from experiments.harness.task import Loss, Sums, Task
 from experiments.translation.batches import Batch, encode_pairs, training_batches, validation_batches
 from experiments.translation.data import Data, ParallelSettings, load_data
 from experiments.translation.model import Seq2SeqSettings, build_model, check, teacher_forced
@@ -77,16 +78,9 @@ def build_task(config: Train, data: Data, model: Seq2Seq) -> Task:
     def chunk(position: int) -> Chunk:
         return Chunk(batches(position), np.float32(config.scheduled_sampling * position / config.steps))
 
-    def loss(params: Any, chunk: Chunk, key: jax.Array | None) -> Sums:
-        batch, training = chunk.batch, key is not None
-        rate = chunk.sampling_rate if training and config.scheduled_sampling else None
-        logits = teacher_forced(model, params, batch, key, rate)
-        smoothing = config.label_smoothing if training else 0.0
-        return {"loss": cross_entropy(logits, batch.targets, batch.mask, label_smoothing=smoothing)}
-
     return Task(
         init=model.init,
-        loss=loss,
+        loss=token_loss(model, config.label_smoothing, bool(config.scheduled_sampling)),
         batch=chunk,
         valid=lambda: (Chunk(batch, np.float32(0)) for batch in valid),
         unit="nats per token",
@@ -94,6 +88,20 @@ def build_task(config: Train, data: Data, model: Seq2Seq) -> Task:
         record=data.digests | {VOCABULARIES: data.vocabularies.digest},
         assets=data.vocabularies.save,
     )
+
+
+@functools.lru_cache  # the same function for equal models, which compiles once
+def token_loss(model: Seq2Seq, label_smoothing: float, scheduled_sampling: bool) -> Loss:
+    """The cross-entropy of every target token; only training smooths labels, and samples."""
+
+    def loss(params: Any, chunk: Chunk, key: jax.Array | None) -> Sums:
+        batch, training = chunk.batch, key is not None
+        rate = chunk.sampling_rate if training and scheduled_sampling else None
+        logits = teacher_forced(model, params, batch, key, rate)
+        smoothing = label_smoothing if training else 0.0
+        return {"loss": cross_entropy(logits, batch.targets, batch.mask, label_smoothing=smoothing)}
+
+    return loss
 
 
 def load_vocabularies(folder: Path) -> Vocabularies:

@@ -156,6 +156,26 @@ class LanguageModel:
         return carry, self._logits(params, ys)
 
     @default_promotion()
+    def record(
+        self,
+        params: LanguageModelParams,
+        tokens: Int[ArrayLike, "time *batch"],
+        carry: tuple[Carry, ...] | None = None,
+        *,
+        lengths: Int[ArrayLike, "*batch"] | None = None,
+        resets: Bool[ArrayLike, "time *batch"] | None = None,
+    ) -> tuple[tuple[Carry, ...], Float[Array, "time *batch vocabulary"], tuple[Any, ...]]:
+        """``apply`` without dropout, and what every layer held at every step: its ``diagnostics.Signals``.
+
+        Raises:
+          ValueError: as ``apply``.
+        """
+        self._check(params)
+        of_encoder = EncoderParams(params.embedding, params.layers)
+        carry, ys, layers = self.encoder.record(of_encoder, tokens, carry, lengths=lengths, resets=resets)
+        return carry, self._logits(params, ys), layers
+
+    @default_promotion()
     def step(
         self, params: LanguageModelParams, carry: tuple[Carry, ...], tokens: Array
     ) -> tuple[tuple[Carry, ...], Float[Array, "lanes vocabulary"]]:

@@ -1,0 +1,99 @@
+"""One HTML file, which needs no network, in which a reader explores what was found."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.hidden_units.findings import Found
+from experiments.hidden_units.recording import LEVELS, Recording
+from experiments.hidden_units.texts import Reading
+
+FOLDER = Path(__file__).parent / "page"
+SCRIPTS = ("units.js", "search.js")
+MOST_BYTES = 22_000_000  # of values, of which base64 makes a third more
+LOW, HIGH = 0.1, 0.9  # beyond which a gate is as good as closed or open
+
+
+def page(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The file: markup, style and program as they lie beside this module, and the data of some runs."""
+    parts = {
+        "/*CSS*/": (FOLDER / "units.css").read_text(encoding="utf-8"),
+        "/*JS*/": "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        # Within a script element "<" could end it; in JSON it has another spelling.
+        "/*DATA*/": json.dumps({"runs": runs}, allow_nan=False).replace("<", "\\u003c"),
+    }
+    html = (FOLDER / "units.html").read_text(encoding="utf-8")
+    for place, content in parts.items():
+        before, after = html.split(place)
+        html = before + content + after
+    return html
+
+
+def run_data(name: str, recording: Recording, text: Reading, found: Found) -> dict[str, Any]:
+    """What the page needs of a run: h and c of every unit at as many steps as fit, labels and scores.
+
+    Args:
+      name: of the run.
+      recording: of its text.
+      text: the text.
+      found: what its units follow.
+    """
+    kept = [column for column, signal in enumerate(recording.signals) if signal.name in ("h", "c")]
+    steps = min(len(text.text), MOST_BYTES // len(kept))
+    half = len(text.text) // 2  # figures are of the second
+    begin = 0 if steps == len(text.text) else min(half, len(text.text) - steps)
+    part = slice(begin, begin + steps)
+    shown = {"area": found.held_out.auc, "r": found.held_out.r, "p": found.p}
+    shown |= {"inside": found.inside, "outside": found.outside}
+    return {
+        "name": name,
+        "text": text.text[part],
+        "strange": np.flatnonzero(text.ids[part] < 0).tolist(),
+        "nats": encoded(np.clip(np.nan_to_num(recording.nats[part]) * 20, 0, LEVELS)),
+        "signals": [list(recording.signals[column]) for column in kept],
+        "low": recording.low[kept].astype(float).round(6).tolist(),
+        "high": recording.high[kept].astype(float).round(6).tolist(),
+        "values": encoded(recording.values[part, kept].T),
+        "labels": [_label(name, values, part) for name, values in text.labels.items()],
+        "scores": {
+            label: {name: _figures(values[kept, number]) for name, values in shown.items()}
+            for number, label in enumerate(text.labels)
+        },
+        "gates": _saturation(recording),
+    }
+
+
+def encoded(values: np.ndarray) -> str:
+    """Bytes as base64."""
+    return base64.b64encode(np.ascontiguousarray(values.astype(np.uint8)).tobytes()).decode("ascii")
+
+
+def _label(name: str, values: np.ndarray, part: slice) -> dict[str, Any]:
+    most = max(1, int(values.max()))
+    scaled = values[part] if values.dtype == bool else values[part] * (LEVELS / most)
+    kind = "truth" if values.dtype == bool else "number"
+    return {"name": name, "kind": kind, "most": most, "values": encoded(scaled)}
+
+
+def _figures(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(f"{value:.4g}") for value in values]
+
+
+def _saturation(recording: Recording) -> list[dict[str, Any]]:
+    """Of the gates of every layer, how often they are as good as closed, and open."""
+    columns: dict[tuple[int, str], list[int]] = {}
+    for column, signal in enumerate(recording.signals):
+        if signal.name not in ("h", "c"):
+            columns.setdefault((signal.layer, signal.name), []).append(column)
+    found = []
+    for (layer, name), of in columns.items():
+        levels = (np.array([LOW, HIGH])[:, None] - recording.low[of]) / (recording.high - recording.low)[of]
+        below, above = levels[:, None] * LEVELS
+        values = recording.values[:, of]
+        parts = {"below": float(np.mean(values < below)), "above": float(np.mean(values > above))}
+        found.append({"layer": layer, "name": name, **parts})
+    return found

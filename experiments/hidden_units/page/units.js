@@ -1,0 +1,390 @@
+"use strict";
+// One page: units of a recorded model, sorted by how closely they follow a label, and the text coloured by one.
+
+const WRAP = 96, ROW = 20, UNIT = 30, LEVELS = 255;
+const ON = 0.75; // of a unit's range, from which it counts as on
+const SHOWN = 0.2; // how closely a unit follows the labels that are listed beside it
+const $ = (id) => document.getElementById(id);
+
+function bytes(base64) {
+  const binary = atob(base64), found = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) found[i] = binary.charCodeAt(i);
+  return found;
+}
+
+const runs = JSON.parse($("data").textContent).runs.map((run) => {
+  const characters = Array.from(run.text), steps = characters.length, all = bytes(run.values);
+  const tracks = run.signals.map((_, unit) => all.subarray(unit * steps, (unit + 1) * steps));
+  const labels = run.labels.map((label) => ({ ...label, values: bytes(label.values) }));
+  return { ...run, characters, steps, tracks, labels, nats: bytes(run.nats), lines: wrapped(characters), ends: null };
+});
+
+function wrapped(characters) {
+  const lines = [];
+  let start = 0;
+  characters.forEach((character, i) => {
+    if (character === "\n" || i + 1 - start === WRAP || i + 1 === characters.length) {
+      lines.push([start, i + 1]);
+      start = i + 1;
+    }
+  });
+  return lines;
+}
+
+// ---- State, kept in the address
+
+const state = { run: 0, beside: -1, label: 0, unit: 0, at: 0, query: "" };
+
+function remember() {
+  history.replaceState(null, "", "#" + new URLSearchParams(state));
+}
+
+const bestOf = (run, label) => {
+  const score = run.scores[label.name];
+  return run.signals.reduce((best, _, unit) => (strength(score, unit) > strength(score, best) ? unit : best), 0);
+};
+
+function recall() {
+  if (!location.hash) state.unit = bestOf(runs[0], runs[0].labels[0]);
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+    if (name in state) state[name] = name === "query" ? value : Number(value) || 0;
+  }
+  state.run = within(state.run, 0, runs.length - 1);
+  state.beside = within(state.beside, -1, runs.length - 1);
+  state.label = within(state.label, 0, runs[state.run].labels.length - 1);
+  state.unit = within(state.unit, 0, runs[state.run].signals.length - 1);
+  state.at = within(state.at, 0, runs[state.run].steps - 1);
+}
+
+const within = (value, low, high) => Math.max(low, Math.min(high, value));
+
+// ---- Colours: purple to orange, which colour-blind readers tell apart, through the paper's own
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+let colours = palette();
+dark.addEventListener("change", () => { colours = palette(); draw(); });
+
+function palette() {
+  const middle = dark.matches ? [34, 36, 40] : [255, 255, 255];
+  const ends = dark.matches ? [[158, 128, 214], [240, 148, 60]] : [[84, 39, 136], [179, 88, 6]];
+  return Array.from({ length: LEVELS + 1 }, (_, level) => {
+    const x = (2 * level) / LEVELS - 1, end = ends[x < 0 ? 0 : 1], part = Math.abs(x) ** 0.8;
+    const rgb = middle.map((m, i) => Math.round(m + (end[i] - m) * part));
+    const [r, g, b] = rgb.map((c) => ((c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    const light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    return [`rgb(${rgb})`, (light + 0.05) / 0.05 > 1.05 / (light + 0.05) ? "#000000" : "#ffffff"];
+  });
+}
+
+// A unit's own range fills the palette: nine tenths of its values lie between the ends.
+function range(run, unit) {
+  run.ends ??= [];
+  if (!run.ends[unit]) {
+    const counts = new Uint32Array(LEVELS + 1);
+    for (const value of run.tracks[unit]) counts[value]++;
+    const at = (part) => {
+      let seen = 0, level = 0;
+      while (level < LEVELS && (seen += counts[level]) <= part * run.steps) level++;
+      return level;
+    };
+    const low = at(0.05), high = at(0.95);
+    run.ends[unit] = [low, Math.max(high, low + 1)];
+  }
+  return run.ends[unit];
+}
+
+function scaled(run, unit, step) {
+  const [low, high] = range(run, unit);
+  return within((run.tracks[unit][step] - low) / (high - low), 0, 1);
+}
+
+const colour = (run, unit, step) => colours[Math.round(scaled(run, unit, step) * LEVELS)];
+const exact = (run, unit, step) =>
+  run.low[unit] + (run.tracks[unit][step] * (run.high[unit] - run.low[unit])) / LEVELS;
+const nameOf = (run, unit) => {
+  const [layer, name, number] = run.signals[unit];
+  return `${name} ${number}, layer ${layer}`;
+};
+const shown = (character) => ({ "\n": "↵", "\t": "⇥", "\r": "␍" })[character] ?? character;
+const figure = (value, digits = 3) => (value === null || value === undefined ? "" : value.toFixed(digits));
+
+// ---- Units, best first
+
+let order = [];
+
+function strength(score, unit) {
+  const area = score.area[unit];
+  return area === null ? Math.abs(score.r[unit] ?? 0) : 2 * Math.abs(area - 0.5);
+}
+
+function sortUnits() {
+  const run = runs[state.run], label = run.labels[state.label], score = run.scores[label.name];
+  order = run.signals.map((_, unit) => unit).sort((a, b) => strength(score, b) - strength(score, a));
+  $("sorted").textContent = `Units that follow “${label.name}”`;
+}
+
+function drawUnits() {
+  const run = runs[state.run], label = run.labels[state.label], score = run.scores[label.name];
+  const list = $("list"), rows = $("rows");
+  rows.style.height = `${order.length * UNIT}px`;
+  const first = Math.max(0, Math.floor(list.scrollTop / UNIT) - 2);
+  const last = Math.min(order.length, first + Math.ceil(list.clientHeight / UNIT) + 5);
+  rows.replaceChildren(...order.slice(first, last).map((unit, i) => {
+    const row = document.createElement("div");
+    row.className = "unit";
+    row.style.top = `${(first + i) * UNIT}px`;
+    row.setAttribute("role", "option");
+    row.setAttribute("aria-selected", unit === state.unit);
+    row.dataset.unit = unit;
+    const name = document.createElement("b"), area = document.createElement("span");
+    name.textContent = nameOf(run, unit);
+    area.className = "score";
+    area.textContent = figure(score.area[unit] ?? score.r[unit], 3);
+    row.append(name, area, sparkline(run, unit));
+    return row;
+  }));
+}
+
+function sparkline(run, unit) {
+  const canvas = document.createElement("canvas"), width = 84, height = 20, scale = devicePixelRatio || 1;
+  canvas.width = width * scale;
+  canvas.height = height * scale;
+  canvas.style.width = `${width}px`;
+  const pen = canvas.getContext("2d"), from = lineStart(run, state.at), many = Math.min(168, run.steps - from);
+  pen.scale(scale, scale);
+  pen.strokeStyle = getComputedStyle(document.body).color;
+  pen.beginPath();
+  for (let i = 0; i < many; i++) {
+    pen.lineTo((i * width) / 168, (1 - scaled(run, unit, from + i)) * (height - 2) + 1);
+  }
+  pen.stroke();
+  return canvas;
+}
+
+function choose(unit) {
+  state.unit = unit;
+  draw();
+}
+
+function move(by) {
+  const place = within(order.indexOf(state.unit) + by, 0, order.length - 1), list = $("list");
+  if (place * UNIT < list.scrollTop) list.scrollTop = place * UNIT;
+  if ((place + 1) * UNIT > list.scrollTop + list.clientHeight) {
+    list.scrollTop = (place + 1) * UNIT - list.clientHeight;
+  }
+  choose(order[place]);
+}
+
+// ---- Text
+
+const panels = []; // {run, unit: () => number, box, lines}
+let found = new Set(); // steps that a search has found
+
+function makePanels() {
+  panels.length = 0;
+  $("panels").replaceChildren();
+  for (const number of state.beside < 0 ? [state.run] : [state.run, state.beside]) {
+    const run = runs[number], part = document.createElement("div");
+    const title = document.createElement("h2"), box = document.createElement("div");
+    const lines = document.createElement("div");
+    part.className = "panel";
+    box.className = "text";
+    box.tabIndex = 0;
+    lines.className = "lines";
+    lines.style.height = `${run.lines.length * ROW}px`;
+    box.append(lines);
+    part.append(title, box);
+    $("panels").append(part);
+    const panel = { run, box, lines, title, unit: () => (number === state.run ? state.unit : bestOf(run, run.labels[state.label])) };
+    box.addEventListener("scroll", () => { drawText(panel); follow(panel); });
+    box.addEventListener("mousemove", (event) => tell(panel, event));
+    box.addEventListener("mouseleave", () => { $("tip").hidden = true; });
+    panels.push(panel);
+  }
+}
+
+function drawText(panel) {
+  const { run, box, lines } = panel, unit = panel.unit();
+  panel.title.textContent = `${run.name}: ${nameOf(run, unit)}`;
+  const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 3);
+  const last = Math.min(run.lines.length, first + Math.ceil(box.clientHeight / ROW) + 6);
+  const rows = document.createDocumentFragment();
+  for (let number = first; number < last; number++) {
+    const row = document.createElement("div"), [start, end] = run.lines[number];
+    row.className = "row";
+    row.style.top = `${number * ROW}px`;
+    for (let step = start; step < end; step++) {
+      const sign = document.createElement("span"), [paper, ink] = colour(run, unit, step);
+      sign.textContent = shown(run.characters[step]);
+      sign.style.background = paper;
+      sign.style.color = ink;
+      sign.dataset.step = step;
+      if (found.has(step)) sign.className = "found";
+      if (run.strange.includes(step)) sign.classList.add("strange");
+      row.append(sign);
+    }
+    rows.append(row);
+  }
+  lines.replaceChildren(rows);
+}
+
+const lineOf = (run, step) => {
+  let low = 0, high = run.lines.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (run.lines[middle][0] <= step) low = middle; else high = middle - 1;
+  }
+  return low;
+};
+const lineStart = (run, step) => run.lines[lineOf(run, step)][0];
+
+let following = false;
+function follow(panel) {
+  if (following) return;
+  following = true;
+  const line = Math.floor(panel.box.scrollTop / ROW);
+  state.at = panel.run.lines[Math.min(line, panel.run.lines.length - 1)][0];
+  for (const other of panels) {
+    if (other !== panel) other.box.scrollTop = panel.box.scrollTop;
+  }
+  remember();
+  requestAnimationFrame(() => { following = false; });
+}
+
+function jump(step) {
+  state.at = step;
+  for (const panel of panels) {
+    panel.box.scrollTop = Math.max(0, (lineOf(panel.run, step) - 3) * ROW);
+    drawText(panel);
+  }
+  remember();
+}
+
+function tell(panel, event) {
+  const step = Number(event.target.dataset?.step ?? NaN), tip = $("tip"), { run } = panel, unit = panel.unit();
+  tip.hidden = Number.isNaN(step);
+  if (tip.hidden) return;
+  const holds = run.labels.filter((label) => label.values[step]).map((label) =>
+    label.kind === "number" ? `${label.name} ${Math.round((label.values[step] * label.most) / LEVELS)}` : label.name);
+  tip.textContent = [
+    `${JSON.stringify(run.characters[step])}, character ${step.toLocaleString()}`,
+    `${nameOf(run, unit)}: ${exact(run, unit, step).toFixed(3)}`,
+    `next character: ${(run.nats[step] / 20).toFixed(2)} nats`,
+    holds.join("\n"),
+  ].join("\n");
+  tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4)}px`;
+  tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4)}px`;
+}
+
+// ---- About a unit
+
+function drawAbout() {
+  const run = runs[state.run], unit = state.unit, about = $("about");
+  const title = document.createElement("h2"), table = document.createElement("table");
+  title.textContent = nameOf(run, unit);
+  table.append(rowOf("th", ["follows", "area", "r", "p"]));
+  const held = document.createElement("table");
+  held.append(rowOf("th", ["held at its mean, nats", "inside", "outside"]));
+  for (const label of run.labels) {
+    const score = run.scores[label.name], of = (name, digits) => figure(score[name][unit], digits);
+    if (strength(score, unit) > SHOWN) table.append(rowOf("td", [label.name, of("area"), of("r", 2), of("p", 4)]));
+    if (score.outside[unit] !== null) held.append(rowOf("td", [label.name, of("inside"), of("outside")]));
+  }
+  const high = passages(run, unit, 1), low = passages(run, unit, -1);
+  about.replaceChildren(title, table, ...(held.rows.length > 1 ? [held] : []), heading("Highest"), ...high, heading("Lowest"), ...low, ...gates(run));
+}
+
+function rowOf(kind, texts) {
+  const row = document.createElement("tr");
+  texts.forEach((text, i) => {
+    const cell = document.createElement(i ? kind : "th");
+    cell.textContent = text;
+    row.append(cell);
+  });
+  return row;
+}
+
+function heading(text) {
+  const found = document.createElement("h2");
+  found.textContent = text;
+  return found;
+}
+
+function passages(run, unit, sign) {
+  const track = run.tracks[unit], around = 14, places = [];
+  const steps = Array.from(track.keys()).sort((a, b) => sign * (track[b] - track[a]));
+  for (const step of steps) {
+    if (places.every((other) => Math.abs(other - step) > 60)) places.push(step);
+    if (places.length === 5) break;
+  }
+  return places.map((place) => {
+    const button = document.createElement("button");
+    button.className = "passage";
+    button.type = "button";
+    for (let step = Math.max(0, place - around); step < Math.min(run.steps, place + around); step++) {
+      const sign = document.createElement("span"), [paper, ink] = colour(run, unit, step);
+      sign.textContent = shown(run.characters[step]);
+      sign.style.background = paper;
+      sign.style.color = ink;
+      button.append(sign);
+    }
+    button.addEventListener("click", () => jump(place));
+    return button;
+  });
+}
+
+function gates(run) {
+  if (!run.gates.length) return [];
+  const table = document.createElement("table");
+  table.append(rowOf("th", ["gate", "below 0.1", "above 0.9"]));
+  for (const gate of run.gates) {
+    const part = (value) => `${(100 * value).toFixed(1)} %`;
+    table.append(rowOf("td", [`${gate.name}, layer ${gate.layer}`, part(gate.below), part(gate.above)]));
+  }
+  return [heading("Saturation of gates"), table];
+}
+
+// ---- All together
+
+function options(select, texts, chosen, first = 0) {
+  select.replaceChildren(...texts.map((text, i) => {
+    const option = document.createElement("option");
+    option.value = i + first;
+    option.textContent = text;
+    option.selected = i + first === chosen;
+    return option;
+  }));
+}
+
+function draw() {
+  drawUnits();
+  panels.forEach(drawText);
+  drawAbout();
+  remember();
+}
+
+function begin() {
+  recall();
+  options($("run"), runs.map((run) => run.name), state.run);
+  options($("beside"), ["nothing", ...runs.map((run) => run.name)], state.beside, -1);
+  options($("label"), runs[state.run].labels.map((label) => label.name), state.label);
+  $("beside").parentElement.hidden = runs.length < 2;
+  $("query").value = state.query;
+  sortUnits();
+  makePanels();
+  draw();
+  const at = state.at;
+  for (const panel of panels) panel.box.scrollTop = lineOf(panel.run, at) * ROW;
+}
+
+function change(name, value) {
+  state[name] = Number(value);
+  if (name === "run") Object.assign(state, { label: 0, unit: -1 });
+  const run = runs[state.run], label = run.labels[within(state.label, 0, run.labels.length - 1)];
+  if (name !== "beside") {
+    state.unit = bestOf(run, label);
+    $("list").scrollTop = 0;
+  }
+  remember();
+  begin();
+}

@@ -1,0 +1,77 @@
+"""Passages of a text, coloured by a unit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from experiments.harness.plots import save, visible
+from experiments.hidden_units.recording import LEVELS, Recording
+from experiments.hidden_units.texts import Reading
+
+WIDTH, ROWS = 76, 4  # characters of a passage
+MOST = 5  # labels
+SHOWN = (
+    "in string",
+    "in comment",
+    "inside quotes",
+    "position in line",
+    "indentation ≥ 2",
+    "in if-condition",
+)
+
+
+def draw_passages(
+    path: Path, recording: Recording, text: Reading, best: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """For some labels the best unit, on a passage where the label begins and ends."""
+    names = [name for name in SHOWN if name in best and len(np.unique(text.labels[name])) > 1][:MOST]
+    figure, axes = plt.subplots(
+        len(names), 1, figsize=(9, 1.05 * len(names) + 0.2), dpi=150, layout="constrained", squeeze=False
+    )
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        _passage(axis, recording, text, name, best[name])
+    save(figure, path)
+
+
+def _passage(axes: Axes, recording: Recording, text: Reading, name: str, of: Mapping[str, Any]) -> None:
+    start = _where_it_changes(text, name)
+    values = recording.values[:, of["column"]].astype(float) / LEVELS
+    low, high = np.quantile(values, [0.01, 0.99])
+    row = column = 0
+    for index in range(start, len(text.text)):
+        if row == ROWS:
+            break
+        level = np.clip((values[index] - low) / max(high - low, 1e-9), 0, 1)
+        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=plt.get_cmap("PuOr")(level)))
+        shown = "↵" if text.text[index] == "\n" else visible(text.text[index])
+        style: dict[str, Any] = {
+            "size": 6,
+            "family": "monospace",
+            "color": "white" if abs(level - 0.5) > 0.38 else "black",
+        }
+        axes.text(column + 0.5, row + 0.55, shown, ha="center", va="center", **style)
+        column += 1
+        if text.text[index] == "\n" or column == WIDTH:
+            row, column = row + 1, 0
+    axes.set(xlim=(0, WIDTH), ylim=(ROWS, 0), xticks=[], yticks=[])
+    area = of["auc_held_out"]
+    judged = f"r {of['r_held_out']:.2f}" if area is None else f"area {area:.3f}"
+    where = f"layer {of['layer']}, {of['signal']} of unit {of['unit']}"
+    axes.set_title(f"{name}: {where}, {judged}", size=7, loc="left")
+    axes.spines[:].set_visible(False)
+
+
+def _where_it_changes(text: Reading, name: str) -> int:
+    """The line before one in the second half of the text from which on the label changes most."""
+    size = WIDTH * 2
+    half = len(text.text) // 2
+    changes = np.cumsum(np.abs(np.diff(text.labels[name][half:].astype(float))) > 0)
+    if len(changes) <= size:
+        return 0
+    begin = half + int(np.argmax(np.minimum(changes[size:] - changes[:-size], 4)))
+    return text.text.rfind("\n", 0, begin) + 1

@@ -1,0 +1,162 @@
+"""What every unit did while a model read a text, in 8 bits a value."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.caching import by_value
+from jaxrnn.models.language_model import LanguageModel, LanguageModelParams
+
+LEVELS = 255  # of a quantised value
+CHUNK = 512  # steps of a call of the compiled model
+LANES = 32  # pieces of a text that are read side by side
+MARGIN = 0.1  # of the range seen, that is kept free on either side
+WARM_UP = 256  # characters before a piece, read and left out
+
+
+class Signal(NamedTuple):
+    """Which numbers a column of a recording holds."""
+
+    layer: int  # from 1, the bottom
+    name: str  # h, c, or a gate's
+    unit: int  # from 0
+
+
+class Recording(NamedTuple):
+    """Every unit at every step of a text."""
+
+    signals: tuple[Signal, ...]
+    values: np.ndarray  # (steps, signals) uint8
+    low: np.ndarray  # (signals,) what 0 stands for
+    high: np.ndarray  # (signals,) what ``LEVELS`` stands for
+    nats: np.ndarray  # (steps,) of the next character; of the last, and where it is unknown, NaN
+
+    def exact(self, column: int) -> np.ndarray:
+        """A signal's values, to within half a level, ``(steps,)``."""
+        low, high = self.low[column], self.high[column]
+        return low + self.values[:, column] * ((high - low) / LEVELS)
+
+
+def record_text(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    ids: np.ndarray,
+    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+) -> Recording:
+    """Read a text, or ``LANES`` pieces of it side by side where it is long, and keep what every unit did.
+
+    A piece but the first is read from ``WARM_UP`` characters before it on, from the initial state.
+
+    Args:
+      model: a language model.
+      params: its parameters.
+      ids: the text's characters, ``(steps,)``; −1 for one that the model does not know, which is read as
+        the first of the vocabulary.
+      on_chunk: called with the chunks done and their number.
+    """
+    lanes = LANES if len(ids) > 2 * LANES * WARM_UP else 1
+    size = -(-len(ids) // lanes)  # of a piece
+    warm_up = 0 if lanes == 1 else WARM_UP
+    # Lane i reads ids[i size − warm_up : (i + 1) size], what is before or after the text as padding.
+    padded = np.concatenate([np.full(warm_up, -1), ids, np.full(lanes * size - len(ids) + 1, -1)])
+    read = np.stack([padded[lane * size :][: warm_up + size + 1] for lane in range(lanes)], axis=1)
+    low, high = ranges(model, params, read[: 4 * CHUNK])
+    carry = model.initial_carry((lanes,))
+    kept, nats = [], []
+    starts = range(0, warm_up + size, CHUNK)
+    for number, start in enumerate(starts, start=1):
+        inputs, targets = read[start : start + CHUNK], read[start + 1 : start + 1 + CHUNK]
+        # The first lane has nothing before its piece: it starts there.
+        fresh = np.zeros(inputs.shape, bool)
+        if start <= warm_up < start + len(inputs):
+            fresh[warm_up - start, 0] = True
+        inputs = inputs[: len(targets)]
+        carry, values, costs = _chunk(
+            model,
+            params,
+            carry,
+            np.maximum(inputs, 0),
+            np.maximum(targets, 0),
+            fresh[: len(targets)],
+            low,
+            high,
+        )
+        kept.append(np.asarray(values))
+        nats.append(np.where(targets >= 0, np.asarray(costs), np.nan))
+        on_chunk(number, len(starts))
+    values = np.concatenate(kept)[warm_up:].swapaxes(0, 1).reshape(lanes * size, -1)[: len(ids)]
+    costs = np.concatenate(nats)[warm_up:].T.reshape(-1)[: len(ids)]
+    return Recording(signals_of(model), values, low, high, costs)
+
+
+def signals_of(model: LanguageModel) -> tuple[Signal, ...]:
+    """The columns of a recording, in their order."""
+    return tuple(
+        Signal(layer, name, unit)
+        for layer, signals in enumerate(_shapes(model), start=1)
+        for name, leaf in _by_name(signals).items()
+        for unit in range(leaf.shape[-1])
+    )
+
+
+def ranges(
+    model: LanguageModel, params: LanguageModelParams, read: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What 0 and ``LEVELS`` stand for in every column: a little beyond what is seen in a text."""
+    low, high = map(np.asarray, _extremes(model, params, np.maximum(read, 0)))
+    beyond = MARGIN * (high - low) + 1e-6
+    return low - beyond, high + beyond
+
+
+def _shapes(model: LanguageModel) -> Any:
+    """The signals of every layer after one step of one sequence, as shapes."""
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(model.record, params, tokens)[2]
+
+
+def _by_name(signals: Any) -> dict[str, Any]:
+    """h, c and the gates of a layer; under its own name what a cell carries beside them."""
+    carried = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(signals.carry)
+    }
+    return carried | dict(sorted(signals.gates.items()))
+
+
+@functools.partial(by_value, static_argnames=("model",))
+def _chunk(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    carry: Any,
+    inputs: jax.Array,
+    targets: jax.Array,
+    fresh: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+) -> tuple[Any, jax.Array, jax.Array]:
+    """The carry, all signals ``(time, lanes, signals)`` in 8 bits, and the nats of the targets."""
+    carry, logits, layers = model.record(params, inputs, carry, resets=fresh)
+    scaled = (_columns(layers) - low) / (high - low) * LEVELS
+    values = jnp.clip(jnp.round(scaled), 0, LEVELS).astype(jnp.uint8)
+    log_p = jax.nn.log_softmax(logits)
+    return carry, values, -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+
+
+def _columns(layers: Any) -> jax.Array:
+    """All signals of all layers beside each other, ``(time, lanes, signals)``."""
+    return jnp.concatenate([leaf for layer in layers for leaf in _by_name(layer).values()], axis=-1)
+
+
+@functools.partial(by_value, static_argnames=("model",))
+def _extremes(
+    model: LanguageModel, params: LanguageModelParams, tokens: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The least and the largest value of every signal, ``(signals,)``."""
+    _, _, layers = model.record(params, tokens)
+    columns = _columns(layers)
+    return columns.min((0, 1)), columns.max((0, 1))

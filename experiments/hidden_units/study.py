@@ -1,0 +1,140 @@
+"""From trained models and a text to the units that follow its labels, as a page, a table and a picture."""
+
+import webbrowser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.char_lm.training import Train, load_run, train_command
+from experiments.data.corpora import read_text
+from experiments.harness import run as runs
+from experiments.harness.command_line import note
+from experiments.harness.progress import counted
+from experiments.harness.reports import part
+from experiments.harness.settings import Count, settings
+from experiments.harness.study import print_table
+from experiments.hidden_units.findings import Found, best_units, chance, hold_units, score_units, table
+from experiments.hidden_units.page import page, run_data
+from experiments.hidden_units.pictures import draw_passages
+from experiments.hidden_units.recording import Recording, record_text
+from experiments.hidden_units.texts import Reading, held_out, reading
+
+DEMO_STEPS = 1200  # of training, about two minutes on two cores
+SHOWN = {
+    "area": "auc_held_out",
+    "r": "r_held_out",
+    "p": "p",
+    "inside": "loss_inside",
+    "outside": "loss_outside",
+}
+BY_CHANCE = "{pairs:,} signals with labels: {found:,} have p < {level}, by chance {expected:.0f} would"
+
+
+@settings
+class Explore:
+    """Find the hidden units of a trained character model that follow a label of the text it reads."""
+
+    run: Path | None = None
+    """Folder of a run of char_lm."""
+    beside: Path | None = None
+    """Folder of another one, which the page shows beside it, on the same text."""
+    demo: bool = False
+    """Train a model of the standard library for two minutes first, and open the page."""
+    out: Path | None = None
+    """Folder of the results; by default out/hidden_units/<date-time>."""
+    text: Path | None = None
+    """UTF-8 text to read. None: text of the run's corpus that it has not trained on."""
+    label: tuple[str, ...] = ()
+    """Labels of your own as NAME=REGEX: the characters of a match are positive."""
+    most: Count = 200_000
+    """Characters that are read."""
+    held: Count = 10
+    """Units of a label, the best ones, that are held at their mean."""
+
+
+class Explored(NamedTuple):
+    """What was found of a run."""
+
+    name: str
+    recording: Recording
+    text: Reading
+    found: Found
+
+
+def explore_command(config: Explore) -> None:
+    """Record, score, hold, and write what was found."""
+    if config.demo == (config.run is not None):
+        raise ValueError("expected --run DIR, a run of char_lm, or --demo, which trains one")
+    patterns = dict(map(_pattern, config.label))
+    out = config.out or runs.default_directory("hidden_units")
+    runs.check_out(out, resume=None)
+    folders = [out / "char_lm" if config.run is None else config.run]
+    if config.beside is not None:
+        folders.append(config.beside)
+    if config.demo:
+        runs.create(out, runs.config_record(config), fill=lambda folder: None)
+        train_command(Train(out=folders[0], steps=DEMO_STEPS))
+    models = [load_run(folder) for folder in folders]
+    documents = documents_of(config, folders[0])
+    texts = [reading(documents, vocabulary, patterns, config.most) for _, _, vocabulary in models]
+    if not config.demo:
+        runs.create(out, runs.config_record(config), fill=lambda folder: None)
+    explored = [
+        explore(folder.name, model, params, text, config.held)
+        for folder, (model, params, _), text in zip(folders, models, texts, strict=True)
+    ]
+    leave(out, config, explored)
+    if config.demo:
+        webbrowser.open((out / "units.html").resolve().as_uri())
+
+
+def _pattern(label: str) -> tuple[str, str]:
+    name, equals, pattern = label.partition("=")
+    if not (name and equals and pattern):
+        raise ValueError(f"--label: expected NAME=REGEX, got {label!r}")
+    return name, pattern
+
+
+def documents_of(config: Explore, folder: Path) -> list[str]:
+    """The text that is read, or text of the corpus that a run has not trained on."""
+    if config.text is None:
+        return held_out(runs.load_settings(folder, Train), config.most)
+    return [read_text(config.text)]
+
+
+def explore(name: str, model: Any, params: Any, text: Reading, held: int) -> Explored:
+    """A model's recording of a text, and what its units follow."""
+    if strangers := int(np.sum(text.ids < 0)):
+        note(f"{strangers:,} of {len(text.ids):,} characters are none that the model in {name} knows")
+    with counted(f"{name}: reading {len(text.ids):,} characters") as on_chunk:
+        recording = record_text(model, params, text.ids, on_chunk)
+    with counted(f"{name}: scoring {len(recording.signals):,} signals by {len(text.labels)} labels"):
+        found = score_units(recording, text)
+    with counted(f"{name}: holding units at their mean") as on_chunk:
+        found = hold_units(model, params, recording, text, found, held, on_chunk)
+    return Explored(name, recording, text, found)
+
+
+def leave(out: Path, config: Explore, explored: list[Explored]) -> None:
+    """The page of all runs; of the first a table, a picture, and the best unit of every label."""
+    _, recording, text, found = explored[0]
+    names = list(text.labels)
+    best, by_chance = best_units(recording, names, found), chance(found.p)
+    runs.write_text(out / "units.csv", table(recording, names, found))
+    figures: dict[str, Any] = {
+        "characters": len(text.ids),
+        "nats_per_char": float(np.nanmean(recording.nats)),
+    }
+    figures |= {"labels": best, "chance": by_chance}
+    about = {"settings": runs.config_record(config), **runs.environment()}
+    runs.write_json(out / "summary.json", figures | about)
+    print_table(
+        {f"{n}: {of['signal']} {of['unit']}, layer {of['layer']}": of for n, of in best.items()}, SHOWN
+    )
+    print(BY_CHANCE.format(**by_chance))
+    with part("units.html"):
+        runs.write_text(out / "units.html", page([run_data(*of) for of in explored]))
+    with part("units.png"):
+        draw_passages(out / "units.png", recording, text, best)
+    print(f"all in {out}; open {out / 'units.html'} in a browser")
