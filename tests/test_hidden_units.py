@@ -1,6 +1,7 @@
 """Single hidden units: labels, recordings, scores and held units against other ways; the command."""
 
 import csv
+import dataclasses
 import itertools
 import json
 
@@ -11,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from experiments.char_lm.__main__ import COMMANDS as CHAR_LM
-from experiments.hidden_units import recording
+from experiments.hidden_units import recording, study
 from experiments.hidden_units.__main__ import COMMANDS
 from experiments.hidden_units.ablation import can_be_held, nats_held
 from experiments.hidden_units.labels import labels_of
@@ -226,10 +227,60 @@ def test_the_command(finished, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_two_models_and_a_text_of_ones_own(finished, tmp_path, capsys):
+    """More than is read, with characters that the models do not know; the page has both models."""
+    (tmp_path / "long").write_text("x = 1 ¿\n" * 500, encoding="utf-8")
+    out = tmp_path / "units"
+    run("--run", finished, "--beside", finished, "--text", tmp_path / "long", "--most", "800", "--out", out)
+    told = capsys.readouterr().err
+    assert "800 of 4,000 characters are read, 10 pieces spread over the text" in told
+    assert "100 of 800 characters are none that the model in run knows" in told
+    html = (out / "units.html").read_text(encoding="utf-8")
+    data = json.loads(html.split('type="application/json">')[1].split("</script>")[0])
+    assert [of["name"] for of in data["runs"]] == ["run", "run"]
+    assert data["runs"][0]["text"].count("¿") == len(data["runs"][0]["strange"]) == 100
+
+
+@pytest.mark.slow
+def test_labels_of_ones_own(finished, tmp_path, capsys):
+    text, table = tmp_path / "text", tmp_path / "labels.csv"
+    text.write_text("x = 1\n" * 50)
+    table.write_text("odd,depth\n" + "0,2.5\n1,-1\n" * 150)
+    call = ["--run", finished, "--text", text, "--labels", table]
+    run(*call, "--out", tmp_path / "units")
+    labels = json.loads((tmp_path / "units" / "summary.json").read_text())["labels"]
+    assert labels["odd"]["auc"] is not None
+    assert labels["depth"]["auc"] is None
+    capsys.readouterr()
+    for content, message in (
+        ("odd\n0\n", "label 'odd': expected 300 rows, one for every character of the text, got 1"),
+        ("odd\n0\nyes\n", "expected numbers, got 'yes' in column 'odd', row 2"),
+        ("", "expected a CSV file with a header"),
+    ):
+        table.write_text(content)
+        assert message in refusal(capsys, run, *call, "--out", tmp_path / "other")
+    assert "which is missing" in refusal(capsys, run, "--run", finished, "--labels", table)
+
+
+@pytest.mark.slow
+def test_the_demo_trains_and_opens_the_page(tmp_path, monkeypatch, capsys):
+    (tmp_path / "text").write_text((SOURCE + "\n") * 60)
+    small = {"corpus": str(tmp_path / "text"), "hidden_size": 8, "batch_size": 4, "chunk_length": 8}
+    original, opened = study.train_command, []
+    monkeypatch.setattr(study, "DEMO_STEPS", 4)
+    monkeypatch.setattr(study, "train_command", lambda own: original(dataclasses.replace(own, **small)))
+    monkeypatch.setattr(study.webbrowser, "open", opened.append)
+    run("--demo", "--out", tmp_path / "demo")
+    assert opened == [(tmp_path / "demo" / "units.html").as_uri()]
+    assert (tmp_path / "demo" / "char_lm" / "summary.json").exists()
+
+
+@pytest.mark.slow
 def test_bad_input(finished, tmp_path, capsys):
     (tmp_path / "one").write_text("x")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
+        (["--demo"], "expected --run DIR, a run of char_lm, or --demo, which trains one"),
         (["--label", "vowel"], "--label: expected NAME=REGEX, got 'vowel'"),
         (["--label", "v=[a"], "--label v=[a: expected a regular expression"),
         (["--text", tmp_path / "one"], "expected a text of at least 2 characters, got 1"),

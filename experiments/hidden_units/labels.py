@@ -7,8 +7,10 @@ import itertools
 import re
 import tokenize
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from experiments.data.python_tokens import CLASSES, classes_of
 
@@ -132,3 +134,24 @@ def of_pattern(text: str, name: str, pattern: str) -> np.ndarray:
     except re.error as error:
         raise ValueError(f"--label {name}={pattern}: expected a regular expression: {error}") from error
     return inside
+
+
+def of_file(path: Path) -> Labels:
+    """The columns of a CSV file with a header, which has a row for every character of a text.
+
+    Raises:
+      ValueError: for what is no such file, or holds what is no number.
+    """
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--labels {path}: expected a CSV file with a header: {error}") from error
+    found = {}
+    for name in frame:
+        values = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
+        if np.isnan(values).any():
+            row = int(np.argmax(np.isnan(values)))
+            place = f"in column {name!r}, row {row + 1}"
+            raise ValueError(f"--labels {path}: expected numbers, got {frame[name][row]!r} {place}")
+        found[str(name)] = values == 1 if np.isin(values, (0, 1)).all() else values
+    return found

@@ -15,10 +15,11 @@ from experiments.harness.reports import part
 from experiments.harness.settings import Count, settings
 from experiments.harness.study import print_table
 from experiments.hidden_units.findings import Found, best_units, chance, hold_units, score_units, table
+from experiments.hidden_units.labels import of_file
 from experiments.hidden_units.page import page, run_data
 from experiments.hidden_units.pictures import draw_passages
 from experiments.hidden_units.recording import Recording, record_text
-from experiments.hidden_units.texts import Reading, held_out, reading
+from experiments.hidden_units.texts import Reading, held_out, reading, sampled
 
 DEMO_STEPS = 1200  # of training, about two minutes on two cores
 SHOWN = {
@@ -47,6 +48,8 @@ class Explore:
     """UTF-8 text to read. None: text of the run's corpus that it has not trained on."""
     label: tuple[str, ...] = ()
     """Labels of your own as NAME=REGEX: the characters of a match are positive."""
+    labels: Path | None = None
+    """CSV file of labels of your own: a column each, a row for every character of --text."""
     most: Count = 200_000
     """Characters that are read."""
     held: Count = 10
@@ -66,6 +69,8 @@ def explore_command(config: Explore) -> None:
     """Record, score, hold, and write what was found."""
     if config.demo == (config.run is not None):
         raise ValueError("expected --run DIR, a run of char_lm, or --demo, which trains one")
+    if config.labels is not None and config.text is None:
+        raise ValueError("--labels has a row for every character of --text FILE, which is missing")
     patterns = dict(map(_pattern, config.label))
     out = config.out or runs.default_directory("hidden_units")
     runs.check_out(out, resume=None)
@@ -77,7 +82,10 @@ def explore_command(config: Explore) -> None:
         train_command(Train(out=folders[0], steps=DEMO_STEPS))
     models = [load_run(folder) for folder in folders]
     documents = documents_of(config, folders[0])
-    texts = [reading(documents, vocabulary, patterns, config.most) for _, _, vocabulary in models]
+    own = None if config.labels is None else of_file(config.labels)
+    texts = [
+        reading(documents, vocabulary, patterns, own=own, most=config.most) for _, _, vocabulary in models
+    ]
     if not config.demo:
         runs.create(out, runs.config_record(config), fill=lambda folder: None)
     explored = [
@@ -100,7 +108,12 @@ def documents_of(config: Explore, folder: Path) -> list[str]:
     """The text that is read, or text of the corpus that a run has not trained on."""
     if config.text is None:
         return held_out(runs.load_settings(folder, Train), config.most)
-    return [read_text(config.text)]
+    text = read_text(config.text)
+    pieces = sampled(text, config.most)
+    if len(pieces) > 1:
+        read = f"{sum(map(len, pieces)):,} of {len(text):,} characters"
+        note(f"{read} are read, {len(pieces)} pieces spread over the text; --most N reads more")
+    return pieces
 
 
 def explore(name: str, model: Any, params: Any, text: Reading, held: int) -> Explored:

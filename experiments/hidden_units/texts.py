@@ -11,6 +11,8 @@ from experiments.data.corpora import STANDARD_LIBRARY, library_files, load_text,
 from experiments.hidden_units.labels import Labels, labels_of
 from jaxrnn.data.text import Vocabulary, split_in_order
 
+PIECES = 10  # of a text that is too long to be read
+
 
 class Reading(NamedTuple):
     """A text that is read."""
@@ -21,13 +23,24 @@ class Reading(NamedTuple):
 
 
 def reading(
-    documents: Sequence[str], vocabulary: Vocabulary, patterns: Mapping[str, str], most: int | None = None
+    documents: Sequence[str],
+    vocabulary: Vocabulary,
+    patterns: Mapping[str, str],
+    *,
+    own: Labels | None = None,
+    most: int | None = None,
 ) -> Reading:
-    """Documents after each other, of which at most so many characters are kept. Each is labelled by itself;
-    labels that one of them lacks are left out.
+    """Documents after each other, each labelled by itself; labels that one of them lacks are left out.
+
+    Args:
+      documents: texts.
+      vocabulary: of the model.
+      patterns: by the name of a label, its regular expression.
+      own: labels of the user's, of all documents together.
+      most: characters that are kept.
 
     Raises:
-      ValueError: for fewer than two characters, or a pattern that is none.
+      ValueError: for fewer than two characters, a pattern that is none, or a label of another length.
 
     >>> found = reading(["x = 1", "é"], Vocabulary.of("x = 1"), {})
     >>> found.ids.tolist(), sorted(found.labels)[:2]
@@ -40,8 +53,27 @@ def reading(
     ids = np.array([numbers.get(character, -1) for character in text], np.int32)
     each = [labels_of(document, patterns) for document in documents if document]
     shared = [name for name in each[0] if all(name in labels for labels in each)]
-    joined = {name: np.concatenate([labels[name] for labels in each]) for name in shared}
+    for name, label in (own or {}).items():
+        if len(label) != len(text):
+            raise ValueError(
+                f"label {name!r}: expected {len(text):,} rows, one for every character of the text, "
+                f"got {len(label):,}"
+            )
+    joined = (own or {}) | {name: np.concatenate([labels[name] for labels in each]) for name in shared}
     return Reading(text[:most], ids[:most], {name: label[:most] for name, label in joined.items()})
+
+
+def sampled(text: str, most: int) -> list[str]:
+    """Pieces spread evenly over a text, together of at most so many characters; all of a shorter one.
+
+    >>> sampled("0123456789" * 10, most=20)[:3], sampled("abc", most=20)
+    (['01', '01', '12'], ['abc'])
+    """
+    if len(text) <= most:
+        return [text]
+    size = max(1, most // PIECES)
+    starts = np.linspace(0, len(text) - size, PIECES).astype(int)
+    return [text[start : start + size] for start in starts[:most]]
 
 
 def held_out(config: Train, most: int) -> list[str]:

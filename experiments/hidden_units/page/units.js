@@ -16,7 +16,7 @@ const runs = JSON.parse($("data").textContent).runs.map((run) => {
   const characters = Array.from(run.text), steps = characters.length, all = bytes(run.values);
   const tracks = run.signals.map((_, unit) => all.subarray(unit * steps, (unit + 1) * steps));
   const labels = run.labels.map((label) => ({ ...label, values: bytes(label.values) }));
-  return { ...run, characters, steps, tracks, labels, nats: bytes(run.nats), lines: wrapped(characters), ends: null };
+  return { ...run, strange: new Set(run.strange), characters, steps, tracks, labels, nats: bytes(run.nats), lines: wrapped(characters), ends: null };
 });
 
 function wrapped(characters) {
@@ -220,7 +220,7 @@ function drawText(panel) {
       sign.style.color = ink;
       sign.dataset.step = step;
       if (found.has(step)) sign.className = "found";
-      if (run.strange.includes(step)) sign.classList.add("strange");
+      if (run.strange.has(step)) sign.classList.add("strange");
       row.append(sign);
     }
     rows.append(row);
@@ -312,10 +312,10 @@ function heading(text) {
 
 function passages(run, unit, sign) {
   const track = run.tracks[unit], around = 14, places = [];
-  const steps = Array.from(track.keys()).sort((a, b) => sign * (track[b] - track[a]));
-  for (const step of steps) {
-    if (places.every((other) => Math.abs(other - step) > 60)) places.push(step);
-    if (places.length === 5) break;
+  for (let level = sign > 0 ? LEVELS : 0; level >= 0 && level <= LEVELS; level -= sign) {
+    for (let step = 0; step < run.steps && places.length < 5; step++) {
+      if (track[step] === level && places.every((other) => Math.abs(other - step) > 60)) places.push(step);
+    }
   }
   return places.map((place) => {
     const button = document.createElement("button");
