@@ -200,6 +200,7 @@ def test_war_and_peace_is_that_of_karpathy():
     np.testing.assert_allclose(nats[1:], [2.399, 1.928], atol=0.006)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_networks_have_about_the_size_asked_for(tied):
     """Each the nearest there is, its embedding shared or not."""

@@ -365,7 +365,7 @@ class TestBadInput:
         config = json.loads((out / "config.json").read_text()) | {"learning_rate": 0.5}
         (out / "config.json").write_text(json.dumps(config))
         error = refusal(capsys, run, "sample", "--run", out)
-        assert "another configuration: learning_rate should be 0.5, got 0.004" in error
+        assert "another configuration: learning_rate should be 0.5, got 0.01" in error
         assert "another configuration" in refusal(capsys, run, "train", "--out", out, "--resume")
 
     def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(

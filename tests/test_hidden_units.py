@@ -115,7 +115,7 @@ def steps_of(model, params, ids):
     return np.array(found)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("lanes", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_recording_is_what_steps_give(lanes, monkeypatch):
     """One after another, or in pieces that begin a little earlier than they are needed."""
     monkeypatch.setattr(recording, "LANES", lanes)
