@@ -1,5 +1,6 @@
 """Single hidden units: labels, recordings, scores and held units against other ways; the command."""
 
+import base64
 import csv
 import dataclasses
 import itertools
@@ -16,6 +17,7 @@ from experiments.hidden_units import recording, study
 from experiments.hidden_units.__main__ import COMMANDS
 from experiments.hidden_units.ablation import can_be_held, nats_held
 from experiments.hidden_units.labels import labels_of
+from experiments.hidden_units.page import _label
 from experiments.hidden_units.recording import Signal, record_text, signals_of
 from experiments.hidden_units.scores import permutation_p, score
 from experiments.hidden_units.texts import reading
@@ -239,6 +241,25 @@ def test_two_models_and_a_text_of_ones_own(finished, tmp_path, capsys):
     data = json.loads(html.split('type="application/json">')[1].split("</script>")[0])
     assert [of["name"] for of in data["runs"]] == ["run", "run"]
     assert data["runs"][0]["text"].count("¿") == len(data["runs"][0]["strange"]) == 100
+
+
+@pytest.mark.slow
+def test_a_cell_whose_states_have_other_names(tmp_path):
+    """A stack's h and c are on the page and in the table, and are not held."""
+    (tmp_path / "text").write_text((SOURCE + "\n") * 60)
+    small = ["--hidden-size", "4", "--steps", "2", "--batch-size", "4", "--chunk-length", "8"]
+    train("--corpus", tmp_path / "text", "--out", tmp_path / "run", "--cell", "stack", *small)
+    run("--run", tmp_path / "run", "--out", tmp_path / "units")
+    summary = json.loads((tmp_path / "units" / "summary.json").read_text())
+    assert {best["signal"] for best in summary["labels"].values()} <= {"0.h", "0.c", "1.h", "2.h"}
+    assert all(best["loss_outside"] is None for best in summary["labels"].values())
+    assert '"0.c"' in (tmp_path / "units" / "units.html").read_text(encoding="utf-8")
+
+
+def test_a_number_on_the_page_lies_between_its_least_and_its_largest():
+    found = _label("depth", np.array([-1.0, 2.5, 0.75]), slice(0, 3))
+    assert (found["low"], found["high"]) == (-1, 2.5)
+    assert list(base64.b64decode(found["values"])) == [0, 255, 127]
 
 
 @pytest.mark.slow

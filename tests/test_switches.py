@@ -42,7 +42,9 @@ def size_of(switch):
 
 
 def under(switch, function, *arguments, expected=None):
-    """What a function returns with a switch on is what it returns, or ``expected()``, with none."""
+    """A switch that watches traces lets the function be traced; under another it returns what it does with
+    none, or ``expected()``.
+    """
     if switch in WATCH_TRACES:
         gc.freeze()  # the watch for leaks collects garbage after every trace
         with SWITCHES[switch]():

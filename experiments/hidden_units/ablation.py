@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from experiments.hidden_units.recording import Signal
@@ -119,8 +120,7 @@ def _chunk(
         return jnp.broadcast_to(tokens[:, None], (len(tokens), lanes))
 
     carry, logits = model.apply(params, in_lanes(inputs), carry)
-    log_p = jax.nn.log_softmax(logits)
-    return carry, -jnp.take_along_axis(log_p, in_lanes(targets)[..., None], axis=-1)[..., 0]
+    return carry, optax.softmax_cross_entropy_with_integer_labels(logits, in_lanes(targets))
 
 
 def added(nats: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

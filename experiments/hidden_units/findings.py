@@ -74,13 +74,13 @@ def hold_units(
             mores = added(nats, label[half + 1 : half + len(ids)])
             of_label = [place for place, column in enumerate(columns) if column in best[:, number]]
             for into, more in zip((inside, outside), mores, strict=True):
-                into[np.array(columns)[of_label], number] = more[of_label]
+                into[np.array(columns, int)[of_label], number] = more[of_label]
     return found._replace(inside=inside, outside=outside)
 
 
 def best_units(recording: Recording, names: Sequence[str], found: Found) -> dict[str, dict[str, Any]]:
     """Of every label the h or c that follows it most closely on the first half."""
-    able = np.array([signal.name in ("h", "c") for signal in recording.signals])
+    able = np.array([signal.is_state for signal in recording.signals])
     best = {}
     for number, name in enumerate(names):
         column = int(np.argmax(np.where(able, found.strength[:, number], -1)))

@@ -42,7 +42,7 @@ def run_data(name: str, recording: Recording, text: Reading, found: Found) -> di
       text: the text.
       found: what its units follow.
     """
-    kept = [column for column, signal in enumerate(recording.signals) if signal.name in ("h", "c")]
+    kept = [column for column, signal in enumerate(recording.signals) if signal.is_state]
     steps = min(len(text.text), MOST_BYTES // len(kept))
     half = len(text.text) // 2  # figures are of the second
     begin = 0 if steps == len(text.text) else min(half, len(text.text) - steps)
@@ -73,10 +73,11 @@ def encoded(values: np.ndarray) -> str:
 
 
 def _label(name: str, values: np.ndarray, part: slice) -> dict[str, Any]:
-    most = max(1, int(values.max()))
-    scaled = values[part] if values.dtype == bool else values[part] * (LEVELS / most)
+    low, high, kept = float(values.min()), float(values.max()), values[part]
     kind = "truth" if values.dtype == bool else "number"
-    return {"name": name, "kind": kind, "most": most, "values": encoded(scaled)}
+    if kind == "number":
+        kept = (kept - low) * (LEVELS / max(high - low, 1e-9))
+    return {"name": name, "kind": kind, "low": low, "high": high, "values": encoded(kept)}
 
 
 def _figures(values: np.ndarray) -> list[float | None]:
@@ -87,7 +88,7 @@ def _saturation(recording: Recording) -> list[dict[str, Any]]:
     """Of the gates of every layer, how often they are as good as closed, and open."""
     columns: dict[tuple[int, str], list[int]] = {}
     for column, signal in enumerate(recording.signals):
-        if signal.name not in ("h", "c"):
+        if not signal.is_state:
             columns.setdefault((signal.layer, signal.name), []).append(column)
     found = []
     for (layer, name), of in columns.items():

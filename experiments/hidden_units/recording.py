@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrnn.caching import by_value
 from jaxrnn.models.language_model import LanguageModel, LanguageModelParams
@@ -24,6 +25,11 @@ class Signal(NamedTuple):
     layer: int  # from 1, the bottom
     name: str  # h, c, or a gate's
     unit: int  # from 0
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it is the h or c of a cell, a stack's too, and no gate."""
+        return self.name.rpartition(".")[2] in ("h", "c")
 
 
 class Recording(NamedTuple):
@@ -143,8 +149,7 @@ def _chunk(
     carry, logits, layers = model.record(params, inputs, carry, resets=fresh)
     scaled = (_columns(layers) - low) / (high - low) * LEVELS
     values = jnp.clip(jnp.round(scaled), 0, LEVELS).astype(jnp.uint8)
-    log_p = jax.nn.log_softmax(logits)
-    return carry, values, -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    return carry, values, optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 def _columns(layers: Any) -> jax.Array:

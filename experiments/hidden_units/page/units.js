@@ -264,8 +264,9 @@ function tell(panel, event) {
   const step = Number(event.target.dataset?.step ?? NaN), tip = $("tip"), { run } = panel, unit = panel.unit();
   tip.hidden = Number.isNaN(step);
   if (tip.hidden) return;
-  const holds = run.labels.filter((label) => label.values[step]).map((label) =>
-    label.kind === "number" ? `${label.name} ${Math.round((label.values[step] * label.most) / LEVELS)}` : label.name);
+  const numberOf = ({ low, high, values }) => +(low + (values[step] * (high - low)) / LEVELS).toFixed(1);
+  const holds = run.labels.filter((label) => label.kind === "number" || label.values[step])
+    .map((label) => (label.kind === "number" ? `${label.name} ${numberOf(label)}` : label.name));
   tip.textContent = [
     `${JSON.stringify(run.characters[step])}, character ${step.toLocaleString()}`,
     `${nameOf(run, unit)}: ${exact(run, unit, step).toFixed(3)}`,
