@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 
 import jax
@@ -24,6 +25,7 @@ from experiments.baselines.errors import explain, last_seen
 from experiments.baselines.networks import BagNetwork, WindowNetwork, token_log_probabilities
 from experiments.baselines.study import Train
 from experiments.baselines.study import networks as networks_of
+from experiments.data.sentences import words_of
 from experiments.harness.fit import parameters
 from jaxrnn import LSTM
 from jaxrnn.models.language_model import LanguageModel, text_nats
@@ -223,9 +225,16 @@ def test_the_command(unit, tmp_path, capsys):
     call = ["--corpus", tmp_path / "text", "--unit", unit, *SMALL, "--out", tmp_path / "run"]
     if unit == "word":
         networks = ["elman"]
-        call += ["--windows", "--no-bag"]
+        call += ["--windows", "--no-bag", "--refit"]
     run(*call)
     printed = capsys.readouterr().out
+    sizes = re.search(r"text: (.+) \w+s to train on, (.+) valid, (.+) test", printed).groups()
+    train, valid, test = (int(size.replace(",", "")) for size in sizes)
+    if unit == "word":
+        assert train + test == len(words_of(TEXT))
+        assert re.search(r"model +trained on", printed)
+    else:
+        assert train + valid + test == len(TEXT)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert list(summary["models"]) == ["1-gram", "2-gram", "3-gram", "4-gram", *networks]
     for name, of in summary["models"].items():

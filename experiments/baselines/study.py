@@ -58,6 +58,9 @@ class Train(DataSettings, TrainingSettings):
     """Streams of text read side by side."""
     chunk_length: Count = 64
     """Tokens between truncations of back-propagation through time."""
+    refit: bool = False
+    """Train on the validation part too, with settings that it has chosen in other runs: on all before the
+    test part. Its figures are then of text trained on."""
     steps: Count = 2000
     """Training steps of every network, each one chunk of every stream."""
     learning_rate: Positive = 4e-3
@@ -67,6 +70,8 @@ class Train(DataSettings, TrainingSettings):
 def train_command(config: Train) -> None:
     """Train all networks, count n-grams, and compare."""
     data = load_data(config)
+    if config.refit:
+        data = data._replace(train=np.concatenate([data.train, data.valid]))
     if config.order > len(data.train):
         raise ValueError(
             f"--order {config.order} is longer than the {len(data.train):,} tokens to train on"
@@ -219,7 +224,8 @@ def finish(
     for of in models.values():
         of["test_bits"] = of["test_nats"] / math.log(2)
         of["test_perplexity"] = math.exp(of["test_nats"])
-    columns = {"valid nats": "valid_nats", "test nats": "test_nats"}
+    valid = "trained on" if config.refit else "valid nats"
+    columns = {valid: "valid_nats", "test nats": "test_nats"}
     columns |= {"perplexity": "test_perplexity"} if data.unit == "word" else {"test bits": "test_bits"}
     columns |= {"parameters": "parameters", "on disk": "bytes_on_disk", "in memory": "bytes_in_memory"}
     columns |= {"seconds": "train_seconds"}
