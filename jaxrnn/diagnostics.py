@@ -92,6 +92,22 @@ def _record(
     return carry, ys, signals
 
 
+def by_layer(signals: Signals) -> tuple[Signals, ...]:
+    """The signals of a ``Stack`` as those of its layers, bottom first.
+
+    >>> from jaxrnn import GRU, Stack
+    >>> stack = Stack([GRU(4), GRU(5)])
+    >>> _, _, signals = record(stack, stack.init(jax.random.key(0), in_features=3), jnp.ones((6, 3)))
+    >>> [layer.gates["z"].shape for layer in by_layer(signals)]
+    [(6, 4), (6, 5)]
+    """
+    gates: list[dict[str, Array]] = [{} for _ in signals.carry]
+    for name, gate in signals.gates.items():
+        layer, _, own = name.partition(".")
+        gates[int(layer)][own] = gate
+    return tuple(map(Signals, signals.carry, gates))
+
+
 def integrated_gradients(
     output: Callable[[Array], Array],
     xs: Inexact[Array, "*shape"],

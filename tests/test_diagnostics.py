@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from jaxrnn.attention import Additive
 from jaxrnn.diagnostics import integrated_gradients, record
-from tests.table import relative_error
+from jaxrnn.models.seq2seq import Seq2Seq
+from tests.table import random_like, relative_error
 from tests.unrolling import TIME, TOLERANCE, both_directions, five_cells, problem
 
 
@@ -75,6 +77,32 @@ def test_a_cell_of_ones_own_is_recorded_without_gates():
     assert signals.gates == {}
     assert signals.carry[..., 0].T.tolist() == [[1, 2, 3], [1, 0, 0]]
     assert ys[..., 0].T.tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("attention", [None, Additive(4)])
+def test_both_parts_of_a_translator(attention, dtype):
+    """Logits as ever; the decoder's states are those of its own steps; h = o tanh(c) in every layer."""
+    cells = [jaxrnn.LSTM(5), jaxrnn.LSTM(5)]
+    model = Seq2Seq(6, 7, cells, embedding_size=3, direction="bidirectional", attention=attention)
+    params = random_like(jax.eval_shape(lambda: model.init(jax.random.key(0), dtype)), 1)
+    random, lengths, of_target = np.random.default_rng(0), np.array([4, 0, 3]), np.array([5, 2, 0])
+    source, fed = random.integers(0, 6, (4, 3)), random.integers(0, 7, (5, 3))
+    logits, reading, writing = model.record(params, source, fed, source_lengths=lengths, lengths=of_target)
+    encoded = model.encode(params, source, lengths=lengths)
+    real = np.arange(5)[:, None] < of_target
+    expected = model.logits(params, encoded, fed, lengths=of_target)
+    assert relative_error(logits, expected) < TOLERANCE[dtype]
+    carry = encoded.carry
+    for t, tokens in enumerate(fed):
+        carry, _, _ = model.step(params, carry, tokens, encoded.memory)
+        for layer, state in zip(writing, carry.cell if attention else carry, strict=True):
+            found = jax.tree.map(lambda leaf, t=t: leaf[t][real[t]], layer.carry)
+            stepped = jax.tree.map(lambda leaf, t=t: leaf[real[t]], state)
+            assert relative_error(found, stepped) < TOLERANCE[dtype]
+    for layer in [*writing, *(way for both in reading for way in both)]:
+        products = layer.gates["o"] * jnp.tanh(layer.carry.c)
+        assert relative_error(layer.carry.h, products) < TOLERANCE[dtype]
+        assert np.asarray(layer.gates["f"]).any()
 
 
 def test_bad_input_is_refused_as_by_unroll():

@@ -23,7 +23,9 @@ from experiments.forecasting.opponents import (
     persistence,
     seasonal_naive,
 )
-from experiments.forecasting.training import Train, gaps
+from experiments.forecasting.training import Train, gaps, load_run
+from experiments.hidden_units.recording import Signal
+from experiments.hidden_units.sequences import subjects_of
 from tests.commands import killed, needs, read_metrics, refusal, runner
 
 SMALL = ["--hidden-size", "4", "--lags", "2", "--window", "16", "--batch-size", "8", "--steps", "6"]
@@ -225,6 +227,24 @@ def test_a_run_leaves_what_it_promises(trained):
     assert all(len(of["rmse"][series]) == 3 for of in summary["errors"].values() for series in "ab")
     for name in ("errors.png", "forecasts.png", "learning_curve.png"):
         assert (trained / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_what_its_units_hold(trained):
+    """The test part, as one sequence: the states that forecasts are made of."""
+    (found,) = subjects_of(trained, {}, 20)
+    trained_on = load_run(trained)
+    data, (model, params, *_) = load_data(trained_on.config), trained_on.predictor
+    part = slice(data.valid, data.valid + 20)
+    given = inputs_of(data.series, data.scale)[part, None]
+    state, _ = model.apply(params, given, model.initial_state(1))
+    column = found.recording.signals.index(Signal(1, "c", 2))
+    assert found.recording.exact(column)[-1] == pytest.approx(float(state.carry[0].c[0, 2]), abs=0.01)
+    readings = data.series.targets[part, 0]
+    known = ~np.isnan(readings)
+    np.testing.assert_allclose(found.text.labels["a"][known], readings[known])
+    assert float(found.text.text[0]) == pytest.approx(readings[0], abs=0.051)
+    assert {"hour of day", "position"} <= set(found.text.labels)
 
 
 @pytest.mark.slow

@@ -16,6 +16,15 @@ from experiments.char_lm.__main__ import COMMANDS as CHAR_LM
 from experiments.hidden_units import recording, study
 from experiments.hidden_units.__main__ import COMMANDS
 from experiments.hidden_units.ablation import can_be_held, nats_held
+from experiments.hidden_units.attribution import (
+    BACK,
+    OUTPUTS,
+    PASSAGES,
+    attribute,
+    logit_of,
+    moved,
+    vectors,
+)
 from experiments.hidden_units.labels import labels_of
 from experiments.hidden_units.page import _label
 from experiments.hidden_units.recording import Signal, record_text, signals_of
@@ -201,6 +210,38 @@ def test_a_unit_that_is_held():
         np.testing.assert_allclose(found[:, lane], jnp.stack(nats), rtol=2e-4, atol=1e-5)
 
 
+def test_what_moved_a_logit(float64):
+    """By central differences in the size of one input after another, each in its own place; integrated
+    gradients add up to the difference from inputs of zero.
+    """
+    model, params = model_and_params()
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float64), params)
+    read = np.random.default_rng(0).integers(0, 7, 5 + BACK + OUTPUTS + 1)
+    plain, integrated = moved(model, params, read), moved(model, params, read, points=16)
+    for output in (0, OUTPUTS - 1):
+        first = 6 + output  # of the characters that explain it
+        carry, _ = model.apply(params, read[:first, None])
+        xs = vectors(model, params, jnp.asarray(read[first : first + BACK]))
+        target = read[first + BACK]
+
+        def logit(sizes, carry=carry, xs=xs, target=target):
+            return float(logit_of(model, params, carry, target, jnp.asarray(sizes)[:, None] * xs))
+
+        _, whole = model.apply(params, read[: first + BACK, None])
+        assert logit(np.ones(BACK)) == pytest.approx(float(whole[-1, 0, target]), abs=1e-12)
+        for back in (0, 1, 40):
+            step = 1e-5 * (np.arange(BACK) == BACK - 1 - back)
+            slope = (logit(1 + step) - logit(1 - step)) / 2e-5
+            assert plain[output, back] == pytest.approx(slope, rel=1e-6, abs=1e-9)
+        difference = logit(np.ones(BACK)) - logit(np.zeros(BACK))
+        assert integrated[output].sum() == pytest.approx(difference, rel=1e-6)
+
+
+def test_a_text_that_is_too_short_explains_nothing():
+    model, params = model_and_params()
+    assert attribute(model, params, np.zeros(300, int)).moved.shape == (0, OUTPUTS, BACK)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("char_lm")
@@ -233,14 +274,16 @@ def test_two_models_and_a_text_of_ones_own(finished, tmp_path, capsys):
     """More than is read, with characters that the models do not know; the page has both models."""
     (tmp_path / "long").write_text("x = 1 ¿\n" * 500, encoding="utf-8")
     out = tmp_path / "units"
-    run("--run", finished, "--beside", finished, "--text", tmp_path / "long", "--most", "800", "--out", out)
+    run("--run", finished, "--beside", finished, "--text", tmp_path / "long", "--most", "900", "--out", out)
     told = capsys.readouterr().err
-    assert "800 of 4,000 characters are read, 10 pieces spread over the text" in told
-    assert "100 of 800 characters are none that the model in run knows" in told
+    assert "900 of 4,000 characters are read, 10 pieces spread over the text" in told
+    assert "of 900 characters are none that the model in run knows" in told
     html = (out / "units.html").read_text(encoding="utf-8")
     data = json.loads(html.split('type="application/json">')[1].split("</script>")[0])
     assert [of["name"] for of in data["runs"]] == ["run", "run"]
-    assert data["runs"][0]["text"].count("¿") == len(data["runs"][0]["strange"]) == 100
+    assert data["runs"][0]["text"].count("¿") == len(data["runs"][0]["strange"]) > 100
+    assert len(data["runs"][0]["moved"]["starts"]) == PASSAGES
+    assert (out / "reach.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -301,7 +344,7 @@ def test_bad_input(finished, tmp_path, capsys):
     (tmp_path / "one").write_text("x")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        (["--demo"], "expected --run DIR, a run of char_lm, or --demo, which trains one"),
+        (["--demo"], "expected --run DIR, a trained model, or --demo, which trains one"),
         (["--label", "vowel"], "--label: expected NAME=REGEX, got 'vowel'"),
         (["--label", "v=[a"], "--label v=[a: expected a regular expression"),
         (["--text", tmp_path / "one"], "expected a text of at least 2 characters, got 1"),
@@ -315,8 +358,9 @@ def test_bad_input(finished, tmp_path, capsys):
 
 
 def test_signals_are_named_in_the_order_of_the_columns():
-    model, _ = model_and_params()
-    signals = signals_of(model)
+    model, params = model_and_params()
+    _, _, layers = jax.eval_shape(model.record, params, jnp.zeros((1, 1), int))
+    signals = signals_of(layers)
     assert len(signals) == 5 * 5 + 3 * 4
     assert signals[0] == Signal(1, "h", 0)
     assert signals[25:29] == tuple(Signal(2, "h", unit) for unit in range(4))

@@ -4,6 +4,7 @@ Needs Chromium, its driver and ``pip install -e ".[browser]"``; without them the
 """
 
 import os
+import re
 import shutil
 import time
 import xml.etree.ElementTree as ElementTree
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.hidden_units.attribution import BACK, OUTPUTS, Attribution
 from experiments.hidden_units.findings import score_units
 from experiments.hidden_units.page import page, run_data
 from experiments.hidden_units.recording import LEVELS, Recording, Signal
-from experiments.hidden_units.texts import reading
+from experiments.hidden_units.texts import in_sequence, reading
 from jaxrnn.data.text import Vocabulary
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -34,6 +36,9 @@ TEXT = (
     "A line without any, and then another one.\n"
 ) * 8 + "é"
 UNITS = 40
+# The character just read did most for the next one, and the one before it half as much against it.
+MOVED = Attribution(np.array([100, 300]), np.zeros((2, OUTPUTS, BACK)))
+MOVED.moved[..., :2] = 1.0, -0.5
 QUOTES = 17  # the unit that follows quotes; its h falls inside them
 
 
@@ -51,13 +56,23 @@ def recorded(seed):
 
 def data_of(name, seed):
     recording, text = recorded(seed)
-    return run_data(name, recording, text, score_units(recording, text))
+    return run_data(name, recording, text, score_units(recording, text), MOVED)
+
+
+def words():
+    """A model that reads words, which nothing is known of but its units."""
+    text = in_sequence([["the ", "cat ", "sat\n"], ["it ", "sat\n\n"]] * 40, {}, {})
+    recording, _ = recorded(2)
+    recording = recording._replace(
+        values=recording.values[: len(text.text)], nats=np.full(len(text.text), np.nan)
+    )
+    return run_data("words", recording, text, score_units(recording, text))
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "units.html"
-    path.write_text(page([data_of("first", 0), data_of("second", 1)]), encoding="utf-8")
+    path.write_text(page([data_of("first", 0), data_of("second", 1), words()]), encoding="utf-8")
     return path.as_uri()
 
 
@@ -242,6 +257,55 @@ def test_a_place_is_told_under_the_pointer(opened):
     sign = opened.find_elements(By.CSS_SELECTOR, ".row span")[9]
     webdriver.ActionChains(opened).move_to_element(sign).perform()
     tip = opened.find_element(By.CSS_SELECTOR, "[role=tooltip]").text
-    assert '"s", character 9' in tip
+    assert '"s", step 9' in tip
     assert "next character: 1.50 nats" in tip
     assert "inside quotes" in tip
+
+
+def bars(browser):
+    """Under which characters there is one: its height in pixels and its colour, by the step."""
+    script = (
+        "return Array.from(document.querySelectorAll('.panel:first-child .row span'))"
+        ".filter((sign) => sign.style.boxShadow).map((sign) => [+sign.dataset.step, sign.style.boxShadow])"
+    )
+    found = {}
+    for step, shadow in browser.execute_script(script):
+        red, _, blue = map(int, re.search(r"rgb\((\d+), (\d+), (\d+)\)", shadow).groups())
+        height = int(re.search(r"-(\d+)px", shadow)[1])
+        found[step] = (height, "orange" if red > blue else "purple")
+    return found
+
+
+def test_what_moved_the_next_character(opened):
+    press(opened, "What moved it")
+    middle = next(at for at in range(100 + OUTPUTS // 2, 164) if not TEXT[at + 1].isspace())
+    read, following = (TEXT[step].replace("\n", "↵") for step in (middle, middle + 1))
+    assert status(opened).startswith(f"What moved the logit of “{following}” after “{read}”: orange raised")
+    assert bars(opened) == {middle: (7, "orange"), middle - 1: (4, "purple")}
+    sign = opened.find_element(By.CSS_SELECTOR, f".row span[data-step='{middle + 3}']")
+    sign.click()
+    assert set(bars(opened)) == {middle + 3, middle + 2}
+    address = opened.current_url
+    opened.get("about:blank")
+    opened.get(address)
+    assert set(bars(opened)) == {middle + 3, middle + 2}
+    press(opened, "What moved it")
+    assert min(bars(opened)) >= 300 + OUTPUTS // 2 - 1
+
+
+def test_a_step_may_be_a_word(opened):
+    Select(labelled(opened, "Model", "select")).select_by_visible_text("words")
+    assert not opened.find_element(By.XPATH, "//button[.='What moved it']").is_displayed()
+    lines = opened.find_elements(By.CSS_SELECTOR, ".row")
+    assert [line.get_attribute("textContent") for line in lines[:4]] == [
+        "the cat sat",
+        "it sat",
+        "",
+        "the cat sat",
+    ]
+    labelled(opened, "Find", "input").send_keys("at sat" + Keys.ENTER)
+    assert status(opened) == "Place 1 of 40 of “at sat”"
+    assert [sign.text for sign in opened.find_elements(By.CSS_SELECTOR, ".found")[:2]] == ["cat ", "sat"]
+    webdriver.ActionChains(opened).move_to_element(opened.find_element(By.CSS_SELECTOR, ".found")).perform()
+    assert "nats" not in opened.find_element(By.CSS_SELECTOR, "[role=tooltip]").text
+    press(opened, "SVG")

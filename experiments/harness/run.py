@@ -144,6 +144,15 @@ def saved_settings(directory: Path) -> dict[str, Any]:
     }
 
 
+def holds(directory: Path, kind: type) -> bool:
+    """Whether a folder holds a run with settings of that kind.
+
+    Raises:
+      ValueError: if it holds no run.
+    """
+    return saved_settings(directory).keys() <= {field.name for field in dataclasses.fields(kind)}
+
+
 def load_settings(directory: Path, kind: type[Settings]) -> Settings:
     """The settings of the run in a folder, as its experiment's dataclass.
 

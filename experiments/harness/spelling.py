@@ -54,12 +54,22 @@ class SpelledModel:
         self, params: SpelledModelParams, inputs: Words, *, lengths: Array, key: Array | None = None
     ) -> Array:
         """The logits ``(batch, classes)``, or of every step ``(time, batch, classes)``."""
-        ids, letters = jnp.asarray(inputs.ids), jnp.moveaxis(jnp.asarray(inputs.letters), -1, 0)
         keys = (None, None) if key is None else jax.random.split(key)
-        letter_counts = jnp.sum(letters != PAD, axis=0)
-        spelled = self.spelling.apply(params.spelling, letters, lengths=letter_counts, key=keys[0])
-        vectors = jnp.concatenate([embed(params.embedding, ids), spelled], axis=-1)
+        vectors = self._vectors(params, inputs, keys[0])
         return self.reader.apply(params.reader, vectors, lengths=lengths, key=keys[1])
+
+    def record(
+        self, params: SpelledModelParams, inputs: Words, *, lengths: Array
+    ) -> tuple[Array, tuple[Any, ...]]:
+        """``apply``, and what the layers that read the words held at every step."""
+        return self.reader.record(params.reader, self._vectors(params, inputs, None), lengths=lengths)
+
+    def _vectors(self, params: SpelledModelParams, inputs: Words, key: Array | None) -> Array:
+        """What the reader reads of every word, ``(time, batch, features)``."""
+        ids, letters = jnp.asarray(inputs.ids), jnp.moveaxis(jnp.asarray(inputs.letters), -1, 0)
+        letter_counts = jnp.sum(letters != PAD, axis=0)
+        spelled = self.spelling.apply(params.spelling, letters, lengths=letter_counts, key=key)
+        return jnp.concatenate([embed(params.embedding, ids), spelled], axis=-1)
 
 
 def spelled_model(

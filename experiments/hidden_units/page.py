@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from experiments.hidden_units.attribution import BACK, OUTPUTS, Attribution
 from experiments.hidden_units.findings import Found
 from experiments.hidden_units.recording import LEVELS, Recording
 from experiments.hidden_units.texts import Reading
 
 FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("units.js", "search.js")
+SCRIPTS = ("units.js", "about.js", "search.js")
 MOST_BYTES = 22_000_000  # of values, of which base64 makes a third more
 LOW, HIGH = 0.1, 0.9  # beyond which a gate is as good as closed or open
 
@@ -33,7 +34,13 @@ def page(runs: Sequence[Mapping[str, Any]]) -> str:
     return html
 
 
-def run_data(name: str, recording: Recording, text: Reading, found: Found) -> dict[str, Any]:
+def run_data(
+    name: str,
+    recording: Recording,
+    text: Reading,
+    found: Found,
+    attribution: Attribution | None = None,
+) -> dict[str, Any]:
     """What the page needs of a run: h and c of every unit at as many steps as fit, labels and scores.
 
     Args:
@@ -41,19 +48,21 @@ def run_data(name: str, recording: Recording, text: Reading, found: Found) -> di
       recording: of its text.
       text: the text.
       found: what its units follow.
+      attribution: what moved its logits, of a model of characters.
     """
     kept = [column for column, signal in enumerate(recording.signals) if signal.is_state]
     steps = min(len(text.text), MOST_BYTES // len(kept))
     half = len(text.text) // 2  # figures are of the second
     begin = 0 if steps == len(text.text) else min(half, len(text.text) - steps)
     part = slice(begin, begin + steps)
+    nats = recording.nats[part]
     shown = {"area": found.held_out.auc, "r": found.held_out.r, "p": found.p}
     shown |= {"inside": found.inside, "outside": found.outside}
     return {
         "name": name,
-        "text": text.text[part],
+        "text": text.text[part],  # JSON makes a list of a tuple
         "strange": np.flatnonzero(text.ids[part] < 0).tolist(),
-        "nats": encoded(np.clip(np.nan_to_num(recording.nats[part]) * 20, 0, LEVELS)),
+        "nats": None if np.isnan(nats).all() else encoded(np.clip(np.nan_to_num(nats) * 20, 0, LEVELS)),
         "signals": [list(recording.signals[column]) for column in kept],
         "low": recording.low[kept].astype(float).round(6).tolist(),
         "high": recording.high[kept].astype(float).round(6).tolist(),
@@ -64,6 +73,7 @@ def run_data(name: str, recording: Recording, text: Reading, found: Found) -> di
             for number, label in enumerate(text.labels)
         },
         "gates": _saturation(recording),
+        "moved": None if attribution is None else _moved(attribution, part),
     }
 
 
@@ -78,6 +88,16 @@ def _label(name: str, values: np.ndarray, part: slice) -> dict[str, Any]:
     if kind == "number":
         kept = (kept - low) * (LEVELS / max(high - low, 1e-9))
     return {"name": name, "kind": kind, "low": low, "high": high, "values": encoded(kept)}
+
+
+def _moved(attribution: Attribution, kept: slice) -> dict[str, Any]:
+    """Passages that the page holds whole, each output's largest value as 127 from the middle, 128."""
+    starts = attribution.starts - kept.start
+    held = (starts >= BACK) & (starts + OUTPUTS <= kept.stop - kept.start)
+    moved = attribution.moved[held]
+    largest = np.maximum(np.abs(moved).max(axis=-1, keepdims=True), 1e-30)
+    values = encoded(np.round(moved / largest * 127) + 128)
+    return {"starts": starts[held].tolist(), "outputs": OUTPUTS, "back": BACK, "values": values}
 
 
 def _figures(values: np.ndarray) -> list[float | None]:

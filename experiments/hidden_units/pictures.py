@@ -8,8 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
 
 from experiments.harness.plots import save, visible
+from experiments.hidden_units.attribution import BACK
 from experiments.hidden_units.recording import LEVELS, Recording
 from experiments.hidden_units.texts import Reading
 
@@ -29,7 +31,8 @@ def draw_passages(
     path: Path, recording: Recording, text: Reading, best: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """For some labels the best unit, on a passage where the label begins and ends."""
-    names = [name for name in SHOWN if name in best and len(np.unique(text.labels[name])) > 1][:MOST]
+    told = [name for name in best if len(np.unique(text.labels[name])) > 1]
+    names = ([name for name in SHOWN if name in told] or told)[:MOST]
     figure, axes = plt.subplots(
         len(names), 1, figsize=(9, 1.05 * len(names) + 0.2), dpi=150, layout="constrained", squeeze=False
     )
@@ -47,16 +50,17 @@ def _passage(axes: Axes, recording: Recording, text: Reading, name: str, of: Map
         if row == ROWS:
             break
         level = np.clip((values[index] - low) / max(high - low, 1e-9), 0, 1)
-        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=plt.get_cmap("PuOr")(level)))
-        shown = "↵" if text.text[index] == "\n" else visible(text.text[index])
+        sign = text.text[index]
+        axes.add_patch(Rectangle((column, row), len(sign), 1, facecolor=plt.get_cmap("PuOr")(level)))
+        shown = visible(sign.replace("\n", "↵" if sign == "\n" else " "))
         style: dict[str, Any] = {
             "size": 6,
             "family": "monospace",
             "color": "white" if abs(level - 0.5) > 0.38 else "black",
         }
-        axes.text(column + 0.5, row + 0.55, shown, ha="center", va="center", **style)
-        column += 1
-        if text.text[index] == "\n" or column == WIDTH:
+        axes.text(column + len(sign) / 2, row + 0.55, shown, ha="center", va="center", **style)
+        column += len(sign)
+        if sign.endswith("\n") or column >= WIDTH:
             row, column = row + 1, 0
     axes.set(xlim=(0, WIDTH), ylim=(ROWS, 0), xticks=[], yticks=[])
     area = of["auc_held_out"]
@@ -74,4 +78,20 @@ def _where_it_changes(text: Reading, name: str) -> int:
     if len(changes) <= size:
         return 0
     begin = half + int(np.argmax(np.minimum(changes[size:] - changes[:-size], 4)))
-    return text.text.rfind("\n", 0, begin) + 1
+    lines = (at + 1 for at in range(begin - 1, -1, -1) if text.text[at].endswith("\n"))
+    return next(lines, 0)
+
+
+def draw_reach(path: Path, reach: Mapping[str, np.ndarray]) -> None:
+    """By the name of a run, the share of each earlier character in what moved the logits."""
+    figure, axes = plt.subplots(figsize=(6, 3.4), dpi=150, layout="constrained")
+    for name, shares in reach.items():
+        axes.loglog(np.arange(1, BACK + 1), shares, label=name)
+    ticks = 2 ** np.arange(int(np.log2(BACK)) + 1)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.set(xlabel="characters back", ylabel="share in what moved the logit")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    save(figure, path)

@@ -1,7 +1,7 @@
-"""What every unit did while a model read a text, in 8 bits a value."""
+"""What every unit did while a model read a text, or other sequences, in 8 bits a value."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxrnn.caching import by_value
+from jaxrnn.diagnostics import Signals
 from jaxrnn.models.language_model import LanguageModel, LanguageModelParams
 
 LEVELS = 255  # of a quantised value
@@ -96,14 +97,38 @@ def record_text(
         on_chunk(number, len(starts))
     values = np.concatenate(kept)[warm_up:].swapaxes(0, 1).reshape(lanes * size, -1)[: len(ids)]
     costs = np.concatenate(nats)[warm_up:].T.reshape(-1)[: len(ids)]
-    return Recording(signals_of(model), values, low, high, costs)
+    return Recording(signals_of(_shapes(model)), values, low, high, costs)
 
 
-def signals_of(model: LanguageModel) -> tuple[Signal, ...]:
-    """The columns of a recording, in their order."""
+def record_sequences(
+    batches: Sequence[tuple[list[int], Any, np.ndarray]], read: Callable[[Any], Any]
+) -> Recording:
+    """What the units did on sequences, one after another in the order of their numbers; without the loss.
+
+    Args:
+      batches: the numbers of the sequences in a batch, the batch, and the steps of each.
+      read: from a batch to the signals of every layer, ``(time, lanes, units)`` each.
+    """
+
+    def each() -> Iterator[np.ndarray]:  # twice: no sequence goes beyond the range
+        return (np.asarray(_columns(read(batch))) for _, batch, _ in batches)
+
+    ends = [(of.min((0, 1)), of.max((0, 1))) for of in each()]
+    low, high = (of(end, axis=0) for of, end in zip((np.min, np.max), zip(*ends, strict=True), strict=True))
+    kept: dict[int, np.ndarray] = {}
+    for (numbers, _, lengths), columns in zip(batches, each(), strict=True):
+        levels = np.asarray(_levels(columns, low, np.maximum(high, low + 1e-6)))
+        kept |= {number: levels[: lengths[lane], lane] for lane, number in enumerate(numbers)}
+    values = np.concatenate([kept[number] for number in sorted(kept)])
+    signals = signals_of(jax.eval_shape(read, batches[0][1]))
+    return Recording(signals, values, low, high, np.full(len(values), np.nan))
+
+
+def signals_of(layers: Any) -> tuple[Signal, ...]:
+    """The columns of a recording, in their order, from the signals of every layer."""
     return tuple(
         Signal(layer, name, unit)
-        for layer, signals in enumerate(_shapes(model), start=1)
+        for layer, signals in enumerate(layers, start=1)
         for name, leaf in _by_name(signals).items()
         for unit in range(leaf.shape[-1])
     )
@@ -113,9 +138,17 @@ def ranges(
     model: LanguageModel, params: LanguageModelParams, read: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """What 0 and ``LEVELS`` stand for in every column: a little beyond what is seen in a text."""
-    low, high = map(np.asarray, _extremes(model, params, np.maximum(read, 0)))
+    return _beyond(*map(np.asarray, _extremes(model, params, np.maximum(read, 0))))
+
+
+def _beyond(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     beyond = MARGIN * (high - low) + 1e-6
     return low - beyond, high + beyond
+
+
+def _levels(values: Any, low: Any, high: Any) -> jax.Array:
+    """Values in 8 bits."""
+    return jnp.clip(jnp.round((values - low) / (high - low) * LEVELS), 0, LEVELS).astype(jnp.uint8)
 
 
 def _shapes(model: LanguageModel) -> Any:
@@ -126,7 +159,12 @@ def _shapes(model: LanguageModel) -> Any:
 
 
 def _by_name(signals: Any) -> dict[str, Any]:
-    """h, c and the gates of a layer; under its own name what a cell carries beside them."""
+    """h, c and the gates of a layer, and of a layer that reads backward too; under its own name what a cell
+    carries beside them.
+    """
+    if not isinstance(signals, Signals):
+        forward, backward = map(_by_name, signals)
+        return forward | {f"backward.{name}": leaf for name, leaf in backward.items()}
     carried = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(signals.carry)
@@ -147,8 +185,7 @@ def _chunk(
 ) -> tuple[Any, jax.Array, jax.Array]:
     """The carry, all signals ``(time, lanes, signals)`` in 8 bits, and the nats of the targets."""
     carry, logits, layers = model.record(params, inputs, carry, resets=fresh)
-    scaled = (_columns(layers) - low) / (high - low) * LEVELS
-    values = jnp.clip(jnp.round(scaled), 0, LEVELS).astype(jnp.uint8)
+    values = _levels(_columns(layers), low, high)
     return carry, values, optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 

@@ -1,5 +1,6 @@
 """The text whose reading is recorded, as the model's numbers and with its labels."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,17 +9,17 @@ import numpy as np
 
 from experiments.char_lm.training import Train
 from experiments.data.corpora import STANDARD_LIBRARY, library_files, load_text, read_text
-from experiments.hidden_units.labels import Labels, labels_of
+from experiments.hidden_units.labels import Labels, labels_of, of_pattern
 from jaxrnn.data.text import Vocabulary, split_in_order
 
 PIECES = 10  # of a text that is too long to be read
 
 
 class Reading(NamedTuple):
-    """A text that is read."""
+    """What is read, step by step."""
 
-    text: str
-    ids: np.ndarray  # (characters,) int32; −1 where the vocabulary lacks one
+    text: Sequence[str]  # of every step: a character, a word, a row of an image
+    ids: np.ndarray  # (steps,) int32; −1 where the vocabulary lacks one
     labels: Labels
 
 
@@ -61,6 +62,29 @@ def reading(
             )
     joined = (own or {}) | {name: np.concatenate([labels[name] for labels in each]) for name in shared}
     return Reading(text[:most], ids[:most], {name: label[:most] for name, label in joined.items()})
+
+
+def in_sequence(sequences: Sequence[Sequence[str]], labels: Labels, patterns: Mapping[str, str]) -> Reading:
+    r"""Sequences after each other, of each what is read at every step.
+
+    Args:
+      sequences: the text of every step of each.
+      labels: of the steps of all together; those that say the same of all are left out.
+      patterns: by the name of a label, its regular expression over the text.
+
+    >>> found = in_sequence([["a ", "cat\n"], ["a\n"]], {}, {"cat": "c.t"})
+    >>> {name: label.tolist() for name, label in found.labels.items()}
+    {'cat': [False, True, False], 'position': [0, 1, 0]}
+    """
+    text = tuple(itertools.chain.from_iterable(sequences))
+    begins = np.cumsum([0, *map(len, text)])[:-1]
+    own = {
+        name: np.logical_or.reduceat(of_pattern("".join(text), name, pattern), begins)
+        for name, pattern in patterns.items()
+    }
+    position = np.concatenate([np.arange(len(of)) for of in sequences])
+    kept = {name: label for name, label in labels.items() if len(np.unique(label)) > 1}
+    return Reading(text, np.zeros(len(text), np.int32), own | kept | {"position": position})
 
 
 def sampled(text: str, most: int) -> list[str]:

@@ -192,8 +192,7 @@ class AttentionDecoder(Cell):
         """
         self.check(params, carry, x)
         weights, memory = params
-        fed = jnp.concatenate([x, carry.attentional], axis=-1) if self.input_feeding else x
-        cell_carry, h = self.cell.step(weights.cell, carry.cell, fed, noise)
+        cell_carry, h = self.cell.step(weights.cell, carry.cell, self._fed(carry, x), noise)
         scores = self.attention.scores(weights.attention, h, memory.keys)
         context, alpha = attend(scores, memory.values, memory.mask)
         if self.gate:
@@ -201,6 +200,21 @@ class AttentionDecoder(Cell):
         y = jnp.tanh(batch_product(jnp.concatenate([context, h], axis=-1), weights.w_c))
         after = AttentionDecoderCarry(cell_carry, y if self.input_feeding else None)
         return cast_like(after, carry), y, alpha
+
+    def gates(
+        self,
+        params: tuple[AttentionDecoderParams, Memory],
+        carry: AttentionDecoderCarry,
+        x: Array,
+        noise: Noise = None,
+    ) -> dict[str, Array]:
+        """The cell's gates; β is none of them, since it has one value for all units."""
+        weights, _ = params
+        return self.cell.gates(weights.cell, carry.cell, self._fed(carry, x), noise)
+
+    def _fed(self, carry: AttentionDecoderCarry, x: Array) -> Array:
+        """What the cell is fed: x, and h̃ of the step before where it is fed back."""
+        return jnp.concatenate([x, carry.attentional], axis=-1) if self.input_feeding else x
 
     def check(self, params: Params, carry: Carry, x: Any) -> None:
         """Raise ValueError unless weights, memory, carry and x fit each other."""

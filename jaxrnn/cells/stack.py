@@ -120,6 +120,18 @@ class Stack(Cell):
             after.append(layer_carry)
         return tuple(after), x
 
+    def gates(
+        self, params: tuple[Params, ...], carry: tuple[Carry, ...], x: Array, noise: Noise = None
+    ) -> dict[str, Array]:
+        """The gates of every layer, named ``0.f`` and so on by the layer that they are of."""
+        found: dict[str, Array] = {}
+        noises = self._noises(noise)
+        for layer, cell in enumerate(self.cells):
+            given = params[layer], carry[layer], x, noises[layer]
+            found |= {f"{layer}.{name}": gate for name, gate in cell.gates(*given).items()}
+            _, x = cell.step(*given)
+        return found
+
     def step_bwd(
         self,
         params: tuple[Params, ...],

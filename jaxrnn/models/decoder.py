@@ -15,6 +15,7 @@ from jaxrnn.cells.cell import Carry, Cell, DType
 from jaxrnn.cells.regularized import VariationalDropout
 from jaxrnn.cells.stack import Stack
 from jaxrnn.checks import check_fraction, check_like, check_positive, settle
+from jaxrnn.diagnostics import Signals, by_layer, record
 from jaxrnn.layers import dropout
 from jaxrnn.models.scheduled_sampling import SamplingCarry, SamplingParams, ScheduledSampling
 from jaxrnn.models.tokens import checked_tokens, embed, init_embedding
@@ -228,6 +229,30 @@ class Decoder:
         ys = self._unrolled(watched, params, carry, fed, memory, condition, lengths, key)
         outputs, weights = jnp.split(ys, [cell.out_features], axis=-1)
         return self._readout(params, outputs, key), weights
+
+    @default_promotion()
+    def record(
+        self,
+        params: DecoderParams,
+        carry: Carry,
+        fed: Int[ArrayLike, "time batch"],
+        memory: Memory | None = None,
+        condition: Float[Array, "batch condition"] | None = None,
+        *,
+        lengths: Int[ArrayLike, " batch"] | None = None,
+    ) -> tuple[Float[Array, "time batch vocabulary"], tuple[Signals, ...]]:
+        """``logits`` without dropout, and what every layer held at every step.
+
+        Raises:
+          ValueError: as ``logits``.
+        """
+        self._check(params, memory, condition, jnp.shape(fed)[1:])
+        fed = checked_tokens(fed, self.vocabulary_size, lengths)
+        xs = _beside(embed(params.embedding, fed), condition)
+        _, ys, signals = record(self.cell, self._cell_params(params, memory), xs, carry, lengths=lengths)
+        if self.attention is not None:
+            signals = signals._replace(carry=signals.carry.cell)
+        return self._readout(params, ys, None), by_layer(signals)
 
     def primed(
         self,

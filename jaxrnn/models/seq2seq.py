@@ -13,6 +13,7 @@ from jaxrnn.attention import Attention, Memory
 from jaxrnn.cells.adapted import as_cell
 from jaxrnn.cells.cell import Carry, Cell, DType, expected_carry
 from jaxrnn.checks import check_count, check_fraction, check_like, check_positive, settle
+from jaxrnn.diagnostics import Signals
 from jaxrnn.models.bridge import bridge_shapes, bridged, init_bridge
 from jaxrnn.models.decoder import Decoder, DecoderParams
 from jaxrnn.models.encoder import Direction, Encoder, EncoderParams
@@ -231,6 +232,40 @@ class Seq2Seq:
             key=key,
             sampling_rate=sampling_rate,
         )
+
+    @default_promotion()
+    def record(
+        self,
+        params: Seq2SeqParams,
+        source: Int[ArrayLike, "source batch"],
+        fed: Int[ArrayLike, "time batch"],
+        *,
+        source_lengths: Int[ArrayLike, " batch"] | None = None,
+        lengths: Int[ArrayLike, " batch"] | None = None,
+    ) -> tuple[Float[Array, "time batch vocabulary"], tuple[Any, ...], tuple[Signals, ...]]:
+        """``encode`` and ``logits`` without dropout, and what every layer held at every step.
+
+        Args:
+          params: from ``init``.
+          source: as in ``encode``.
+          fed: as in ``logits``.
+          source_lengths: tokens of each source sentence; None for all.
+          lengths: as in ``logits``.
+
+        Returns:
+          the logits, the signals of the encoder's layers, pairs where it reads in both directions, and
+          those of the decoder's.
+
+        Raises:
+          ValueError: as ``logits``.
+        """
+        encoded = self.encode(params, source, lengths=source_lengths)
+        encoder_params = EncoderParams(params.source_embedding, params.encoder)
+        _, _, reading = self.encoder.record(encoder_params, source, lengths=source_lengths)
+        logits, writing = self.decoder.record(
+            self._decoder_params(params), encoded.carry, fed, encoded.memory, lengths=lengths
+        )
+        return logits, reading, writing
 
     @default_promotion()
     def step(

@@ -105,7 +105,24 @@ class SequenceModel:
         if keys is not None:
             variational = self.encoder.variational and self.pool == "each"
             ys = dropout(keys[-1], ys, self.encoder.dropout, variational=variational)
-        return batch_product(ys.astype(params.w_out.dtype), params.w_out) + params.b_out
+        return _logits(params, ys)
+
+    @default_promotion()
+    def record(
+        self,
+        params: SequenceModelParams,
+        inputs: ArrayLike,
+        *,
+        lengths: Int[ArrayLike, "*batch"] | None = None,
+    ) -> tuple[Float[Array, "*positions out_features"], tuple[Any, ...]]:
+        """``apply`` without dropout, and what every layer held at every step, as ``Encoder.record``.
+
+        Raises:
+          ValueError: as ``apply``.
+        """
+        self._check(params)
+        _, ys, layers = self.encoder.record(params.encoder, inputs, lengths=lengths)
+        return _logits(params, ys if self.pool == "each" else self._pooled(ys, lengths)), layers
 
     def _pooled(self, ys: Array, lengths: Any) -> Array:
         """Outputs ``(time, *batch, features)``, zero at padding, to one vector a sequence."""
@@ -131,3 +148,7 @@ class SequenceModel:
         w_out = shape((self.encoder.out_features, self.out_features), jnp.float32)
         b_out = shape((self.out_features,), jnp.float32)
         check_like("params", SequenceModelParams(params.encoder, w_out, b_out), params)
+
+
+def _logits(params: SequenceModelParams, ys: Array) -> Array:
+    return batch_product(ys.astype(params.w_out.dtype), params.w_out) + params.b_out

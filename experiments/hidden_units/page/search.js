@@ -5,22 +5,26 @@
 let places = [], place = -1;
 
 function searchText() {
-  const run = runs[state.run], query = Array.from($("query").value);
-  if (state.query !== $("query").value) {
-    state.query = $("query").value;
+  const run = runs[state.run], query = $("query").value;
+  if (state.query !== query) {
+    state.query = query;
     places = [];
     place = -1;
     found = new Set();
-    if (query.length) {
-      for (let step = 0; step + query.length <= run.steps; step++) {
-        if (query.every((character, i) => run.characters[step + i] === character)) {
-          places.push(step);
-          query.forEach((_, i) => found.add(step + i));
-        }
-      }
-    }
+    if (query) findAll(run, query);
   }
   next(`of “${state.query}”`);
+}
+
+// Of every place the steps that the query touches, a step being a character or a whole word.
+function findAll(run, query) {
+  run.joined ??= run.characters.join("");
+  let step = 0, begin = 0; // of the step, in the joined text
+  for (let at = run.joined.indexOf(query); at >= 0; at = run.joined.indexOf(query, at + 1)) {
+    while (begin + run.characters[step].length <= at) begin += run.characters[step++].length;
+    places.push(step);
+    for (let last = step, end = begin; end < at + query.length; end += run.characters[last++].length) found.add(last);
+  }
 }
 
 function next(what) {
@@ -77,17 +81,22 @@ function picture() {
   const panel = panels[0], { run, box } = panel, unit = panel.unit(), width = 8;
   const first = Math.floor(box.scrollTop / ROW);
   const rows = run.lines.slice(first, first + Math.ceil(box.clientHeight / ROW));
-  const signs = rows.flatMap(([start, end], y) => Array.from({ length: end - start }, (_, x) => {
-    const [paper, ink] = colour(run, unit, start + x);
-    return { x: x * width, y: y * ROW, text: shown(run.characters[start + x]), paper, ink };
-  }));
-  return { signs, width: WRAP * width, height: rows.length * ROW, cell: width };
+  const signs = rows.flatMap(([start, end], y) => {
+    let x = 0;
+    return run.characters.slice(start, end).map((character, i) => {
+      const [paper, ink] = colour(run, unit, start + i), text = shown(character), cell = text.length * width;
+      x += cell;
+      return { x: x - cell, y: y * ROW, cell, text, paper, ink };
+    });
+  });
+  const widest = Math.max(WRAP * width, ...signs.map(({ x, cell }) => x + cell));
+  return { signs, width: widest, height: rows.length * ROW };
 }
 
 function svg() {
-  const { signs, width, height, cell } = picture();
+  const { signs, width, height } = picture();
   const safe = (text) => text.replace(/[&<>"\u0000-\u001f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (c) => `&#${c < " " ? 0xfffd : c.codePointAt(0)};`);
-  const marks = signs.map(({ x, y, text, paper, ink }) =>
+  const marks = signs.map(({ x, y, cell, text, paper, ink }) =>
     `<rect x="${x}" y="${y}" width="${cell}" height="${ROW}" fill="${paper}"/>` +
     `<text x="${x + cell / 2}" y="${y + 14}" fill="${ink}">${safe(text)}</text>`);
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" ` +
@@ -104,14 +113,14 @@ function save(blob, suffix) {
 }
 
 function savePng() {
-  const { signs, width, height, cell } = picture(), canvas = document.createElement("canvas");
+  const { signs, width, height } = picture(), canvas = document.createElement("canvas");
   canvas.width = 2 * width;
   canvas.height = 2 * height;
   const pen = canvas.getContext("2d");
   pen.scale(2, 2);
   pen.font = "13px monospace";
   pen.textAlign = "center";
-  for (const { x, y, text, paper, ink } of signs) {
+  for (const { x, y, cell, text, paper, ink } of signs) {
     pen.fillStyle = paper;
     pen.fillRect(x, y, cell, ROW);
     pen.fillStyle = ink;
@@ -131,6 +140,7 @@ $("list").addEventListener("click", (event) => {
 $("search").addEventListener("submit", (event) => { event.preventDefault(); searchText(); });
 $("alike").addEventListener("mousedown", (event) => event.preventDefault()); // the selection stays
 $("alike").addEventListener("click", searchAlike);
+$("moved").addEventListener("click", explainNext);
 $("svg").addEventListener("click", () => save(new Blob([svg()], { type: "image/svg+xml" }), "svg"));
 $("png").addEventListener("click", savePng);
 document.addEventListener("keydown", (event) => {

@@ -16,16 +16,21 @@ const runs = JSON.parse($("data").textContent).runs.map((run) => {
   const characters = Array.from(run.text), steps = characters.length, all = bytes(run.values);
   const tracks = run.signals.map((_, unit) => all.subarray(unit * steps, (unit + 1) * steps));
   const labels = run.labels.map((label) => ({ ...label, values: bytes(label.values) }));
-  return { ...run, strange: new Set(run.strange), characters, steps, tracks, labels, nats: bytes(run.nats), lines: wrapped(characters), ends: null };
+  const nats = run.nats && bytes(run.nats), movedValues = run.moved && bytes(run.moved.values);
+  return { ...run, strange: new Set(run.strange), characters, steps, tracks, labels, nats, movedValues, lines: wrapped(characters), ends: null };
 });
 
+// Steps of every line; a step that ends with two line ends leaves an empty line behind.
 function wrapped(characters) {
   const lines = [];
-  let start = 0;
+  let start = 0, width = 0;
   characters.forEach((character, i) => {
-    if (character === "\n" || i + 1 - start === WRAP || i + 1 === characters.length) {
+    width += character.length;
+    if (character.endsWith("\n") || width >= WRAP || i + 1 === characters.length) {
       lines.push([start, i + 1]);
+      if (character.endsWith("\n\n")) lines.push([i + 1, i + 1]);
       start = i + 1;
+      width = 0;
     }
   });
   return lines;
@@ -33,7 +38,7 @@ function wrapped(characters) {
 
 // ---- State, kept in the address
 
-const state = { run: 0, beside: -1, label: 0, unit: 0, at: 0, query: "" };
+const state = { run: 0, beside: -1, label: 0, unit: 0, at: 0, output: -1, query: "" };
 
 function remember() {
   history.replaceState(null, "", "#" + new URLSearchParams(state));
@@ -103,9 +108,10 @@ const exact = (run, unit, step) =>
   run.low[unit] + (run.tracks[unit][step] * (run.high[unit] - run.low[unit])) / LEVELS;
 const nameOf = (run, unit) => {
   const [layer, name, number] = run.signals[unit];
-  return `${name} ${number}, layer ${layer}`;
+  return `${name.replace("backward.", "←")} ${number}, layer ${layer}`;
 };
-const shown = (character) => ({ "\n": "↵", "\t": "⇥", "\r": "␍" })[character] ?? character;
+const shown = (character) =>
+  ({ "\n": "↵", "\t": "⇥", "\r": "␍" })[character] ?? character.replace(/\n+$/, "");
 const figure = (value, digits = 3) => (value === null || value === undefined ? "" : value.toFixed(digits));
 
 // ---- Units, best first
@@ -198,6 +204,7 @@ function makePanels() {
     const panel = { run, box, lines, title, unit: () => (number === state.run ? state.unit : bestOf(run, run.labels[state.label])) };
     box.addEventListener("scroll", () => { drawText(panel); follow(panel); });
     box.addEventListener("mousemove", (event) => tell(panel, event));
+    box.addEventListener("click", (event) => clicked(panel, event));
     box.addEventListener("mouseleave", () => { $("tip").hidden = true; });
     panels.push(panel);
   }
@@ -208,7 +215,7 @@ function drawText(panel) {
   panel.title.textContent = `${run.name}: ${nameOf(run, unit)}`;
   const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 3);
   const last = Math.min(run.lines.length, first + Math.ceil(box.clientHeight / ROW) + 6);
-  const rows = document.createDocumentFragment();
+  const rows = document.createDocumentFragment(), moved = movedBy(run, state.output);
   for (let number = first; number < last; number++) {
     const row = document.createElement("div"), [start, end] = run.lines[number];
     row.className = "row";
@@ -221,6 +228,8 @@ function drawText(panel) {
       sign.dataset.step = step;
       if (found.has(step)) sign.className = "found";
       if (run.strange.has(step)) sign.classList.add("strange");
+      if (moved?.has(step)) drawMoved(sign, moved.get(step));
+      if (moved && step === state.output) sign.classList.add("output");
       row.append(sign);
     }
     rows.append(row);
@@ -238,14 +247,15 @@ const lineOf = (run, step) => {
 };
 const lineStart = (run, step) => run.lines[lineOf(run, step)][0];
 
+const alike = (run) => run.steps === runs[state.run].steps; // the same text: others are scrolled by hand
 let following = false;
 function follow(panel) {
   if (following) return;
   following = true;
   const line = Math.floor(panel.box.scrollTop / ROW);
-  state.at = panel.run.lines[Math.min(line, panel.run.lines.length - 1)][0];
+  if (alike(panel.run)) state.at = panel.run.lines[Math.min(line, panel.run.lines.length - 1)][0];
   for (const other of panels) {
-    if (other !== panel) other.box.scrollTop = panel.box.scrollTop;
+    if (other !== panel && alike(other.run) && alike(panel.run)) other.box.scrollTop = panel.box.scrollTop;
   }
   remember();
   requestAnimationFrame(() => { following = false; });
@@ -253,7 +263,7 @@ function follow(panel) {
 
 function jump(step) {
   state.at = step;
-  for (const panel of panels) {
+  for (const panel of panels.filter(({ run }) => alike(run))) {
     panel.box.scrollTop = Math.max(0, (lineOf(panel.run, step) - 3) * ROW);
     drawText(panel);
   }
@@ -268,81 +278,13 @@ function tell(panel, event) {
   const holds = run.labels.filter((label) => label.kind === "number" || label.values[step])
     .map((label) => (label.kind === "number" ? `${label.name} ${numberOf(label)}` : label.name));
   tip.textContent = [
-    `${JSON.stringify(run.characters[step])}, character ${step.toLocaleString()}`,
+    `${JSON.stringify(run.characters[step])}, step ${step.toLocaleString()}`,
     `${nameOf(run, unit)}: ${exact(run, unit, step).toFixed(3)}`,
-    `next character: ${(run.nats[step] / 20).toFixed(2)} nats`,
+    ...(run.nats ? [`next character: ${(run.nats[step] / 20).toFixed(2)} nats`] : []),
     holds.join("\n"),
   ].join("\n");
   tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 4)}px`;
   tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4)}px`;
-}
-
-// ---- About a unit
-
-function drawAbout() {
-  const run = runs[state.run], unit = state.unit, about = $("about");
-  const title = document.createElement("h2"), table = document.createElement("table");
-  title.textContent = nameOf(run, unit);
-  table.append(rowOf("th", ["follows", "area", "r", "p"]));
-  const held = document.createElement("table");
-  held.append(rowOf("th", ["held at its mean, nats", "inside", "outside"]));
-  for (const label of run.labels) {
-    const score = run.scores[label.name], of = (name, digits) => figure(score[name][unit], digits);
-    if (strength(score, unit) > SHOWN) table.append(rowOf("td", [label.name, of("area"), of("r", 2), of("p", 4)]));
-    if (score.outside[unit] !== null) held.append(rowOf("td", [label.name, of("inside"), of("outside")]));
-  }
-  const high = passages(run, unit, 1), low = passages(run, unit, -1);
-  about.replaceChildren(title, table, ...(held.rows.length > 1 ? [held] : []), heading("Highest"), ...high, heading("Lowest"), ...low, ...gates(run));
-}
-
-function rowOf(kind, texts) {
-  const row = document.createElement("tr");
-  texts.forEach((text, i) => {
-    const cell = document.createElement(i ? kind : "th");
-    cell.textContent = text;
-    row.append(cell);
-  });
-  return row;
-}
-
-function heading(text) {
-  const found = document.createElement("h2");
-  found.textContent = text;
-  return found;
-}
-
-function passages(run, unit, sign) {
-  const track = run.tracks[unit], around = 14, places = [];
-  for (let level = sign > 0 ? LEVELS : 0; level >= 0 && level <= LEVELS; level -= sign) {
-    for (let step = 0; step < run.steps && places.length < 5; step++) {
-      if (track[step] === level && places.every((other) => Math.abs(other - step) > 60)) places.push(step);
-    }
-  }
-  return places.map((place) => {
-    const button = document.createElement("button");
-    button.className = "passage";
-    button.type = "button";
-    for (let step = Math.max(0, place - around); step < Math.min(run.steps, place + around); step++) {
-      const sign = document.createElement("span"), [paper, ink] = colour(run, unit, step);
-      sign.textContent = shown(run.characters[step]);
-      sign.style.background = paper;
-      sign.style.color = ink;
-      button.append(sign);
-    }
-    button.addEventListener("click", () => jump(place));
-    return button;
-  });
-}
-
-function gates(run) {
-  if (!run.gates.length) return [];
-  const table = document.createElement("table");
-  table.append(rowOf("th", ["gate", "below 0.1", "above 0.9"]));
-  for (const gate of run.gates) {
-    const part = (value) => `${(100 * value).toFixed(1)} %`;
-    table.append(rowOf("td", [`${gate.name}, layer ${gate.layer}`, part(gate.below), part(gate.above)]));
-  }
-  return [heading("Saturation of gates"), table];
 }
 
 // ---- All together
@@ -370,17 +312,18 @@ function begin() {
   options($("beside"), ["nothing", ...runs.map((run) => run.name)], state.beside, -1);
   options($("label"), runs[state.run].labels.map((label) => label.name), state.label);
   $("beside").parentElement.hidden = runs.length < 2;
+  $("moved").hidden = !runs[state.run].moved?.starts.length;
   $("query").value = state.query;
   sortUnits();
   makePanels();
   draw();
   const at = state.at;
-  for (const panel of panels) panel.box.scrollTop = lineOf(panel.run, at) * ROW;
+  for (const panel of panels) if (alike(panel.run)) panel.box.scrollTop = lineOf(panel.run, at) * ROW;
 }
 
 function change(name, value) {
   state[name] = Number(value);
-  if (name === "run") Object.assign(state, { label: 0, unit: -1 });
+  if (name === "run") Object.assign(state, { label: 0, unit: -1, at: 0, output: -1 });
   const run = runs[state.run], label = run.labels[within(state.label, 0, run.labels.length - 1)];
   if (name !== "beside") {
     state.unit = bestOf(run, label);
