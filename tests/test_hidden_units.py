@@ -287,6 +287,14 @@ def test_two_models_and_a_text_of_ones_own(finished, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_as_many_steps_as_there_is_room_for(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recording, "MOST_VALUES", 5 * 8 * 300)
+    run("--run", finished, "--out", tmp_path / "units")
+    assert "at most 300 characters are read: what all units of" in capsys.readouterr().err
+    assert 250 < json.loads((tmp_path / "units" / "summary.json").read_text())["steps"] <= 300
+
+
+@pytest.mark.slow
 def test_a_cell_whose_states_have_other_names(tmp_path):
     """A stack's h and c are on the page and in the table, and are not held."""
     (tmp_path / "text").write_text((SOURCE + "\n") * 60)

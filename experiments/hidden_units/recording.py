@@ -18,6 +18,7 @@ CHUNK = 512  # steps of a call of the compiled model
 LANES = 32  # pieces of a text that are read side by side
 MARGIN = 0.1  # of the range seen, that is kept free on either side
 WARM_UP = 256  # characters before a piece, read and left out
+MOST_VALUES = 6_000_000_000  # bytes of a recording: two million steps of 512 units and their gates
 
 
 class Signal(NamedTuple):
@@ -73,7 +74,8 @@ def record_text(
     read = np.stack([padded[lane * size :][: warm_up + size + 1] for lane in range(lanes)], axis=1)
     low, high = ranges(model, params, read[: 4 * CHUNK])
     carry = model.initial_carry((lanes,))
-    kept, nats = [], []
+    signals = signals_of(_shapes(model))
+    values, nats = np.empty((lanes, size, len(signals)), np.uint8), np.empty((lanes, size))
     starts = range(0, warm_up + size, CHUNK)
     for number, start in enumerate(starts, start=1):
         inputs, targets = read[start : start + CHUNK], read[start + 1 : start + 1 + CHUNK]
@@ -81,23 +83,17 @@ def record_text(
         fresh = np.zeros(inputs.shape, bool)
         if start <= warm_up < start + len(inputs):
             fresh[warm_up - start, 0] = True
-        inputs = inputs[: len(targets)]
-        carry, values, costs = _chunk(
-            model,
-            params,
-            carry,
-            np.maximum(inputs, 0),
-            np.maximum(targets, 0),
-            fresh[: len(targets)],
-            low,
-            high,
-        )
-        kept.append(np.asarray(values))
-        nats.append(np.where(targets >= 0, np.asarray(costs), np.nan))
+        steps = len(targets)
+        given = np.maximum(inputs[:steps], 0), np.maximum(targets, 0), fresh[:steps]
+        carry, levels, costs = _chunk(model, params, carry, *given, low, high)
+        costs = np.where(targets >= 0, np.asarray(costs), np.nan)
+        begin, end = (max(0, place - warm_up) for place in (start, start + steps))
+        kept = slice(steps - (end - begin), None)
+        for into, found in ((values, levels), (nats, costs)):
+            into[:, begin:end] = np.asarray(found)[kept].swapaxes(0, 1)
         on_chunk(number, len(starts))
-    values = np.concatenate(kept)[warm_up:].swapaxes(0, 1).reshape(lanes * size, -1)[: len(ids)]
-    costs = np.concatenate(nats)[warm_up:].T.reshape(-1)[: len(ids)]
-    return Recording(signals_of(_shapes(model)), values, low, high, costs)
+    values = values.reshape(lanes * size, -1)[: len(ids)]
+    return Recording(signals, values, low, high, nats.reshape(-1)[: len(ids)])
 
 
 def record_sequences(
@@ -122,6 +118,11 @@ def record_sequences(
     values = np.concatenate([kept[number] for number in sorted(kept)])
     signals = signals_of(jax.eval_shape(read, batches[0][1]))
     return Recording(signals, values, low, high, np.full(len(values), np.nan))
+
+
+def most_steps(model: LanguageModel) -> int:
+    """How many steps of a model are recorded at most, all of whose signals lie in memory."""
+    return max(2, MOST_VALUES // len(signals_of(_shapes(model))))
 
 
 def signals_of(layers: Any) -> tuple[Signal, ...]:

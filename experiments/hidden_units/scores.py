@@ -7,7 +7,8 @@ import scipy.fft
 
 from experiments.hidden_units.recording import LEVELS
 
-BLOCK = 64  # signals whose shifts are computed at once
+BLOCK = 64  # signals that are looked at at once, for the sake of memory
+MOST_SHIFTED = 100_000  # steps of a test by shifts; of a longer text every second, third, or so
 
 
 class Scores(NamedTuple):
@@ -29,7 +30,13 @@ def score(values: np.ndarray, labels: np.ndarray) -> Scores:
     >>> found.auc.tolist(), found.r.round(3).tolist()
     ([[0.875]], [[0.705]])
     """
-    labels = labels.astype(np.float64)
+    starts = range(0, values.shape[1], BLOCK)
+    each = [_score(values[:, start : start + BLOCK], labels.astype(np.float64)) for start in starts]
+    return Scores(*map(np.concatenate, zip(*each, strict=True)))
+
+
+def _score(values: np.ndarray, labels: np.ndarray) -> Scores:
+    values = np.asfortranarray(values)  # column by column from here on
     truths = np.all((labels == 0) | (labels == 1), axis=0)
     positive = labels.sum(0)
     negative = len(labels) - positive
@@ -51,7 +58,7 @@ def centred_ranks(values: np.ndarray) -> np.ndarray:
     >>> centred_ranks(np.array([[3], [9], [3], [4]], np.uint8))[:, 0].tolist()
     [-0.25, 0.375, -0.25, 0.125]
     """
-    ranks = np.empty(values.shape, np.float32)
+    ranks = np.empty(values.shape, np.float32, order="F")
     for column in range(values.shape[1]):
         counts = np.bincount(values[:, column], minlength=LEVELS + 1)
         below = np.cumsum(counts) - counts
@@ -68,17 +75,19 @@ def permutation_p(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Args:
       values: ``(steps, signals)`` uint8.
-      labels: ``(steps, labels)``.
+      labels: ``(steps, labels)``; of more steps than ``MOST_SHIFTED`` some are left out, evenly.
 
     Returns:
       ``(signals, labels)``, two-sided.
     """
+    apart = -(-len(values) // MOST_SHIFTED)
+    values, labels = values[::apart], labels[::apart]
     steps, signals = values.shape
     centred = labels.astype(np.float32) - labels.mean(0, dtype=np.float32)
     of_labels = scipy.fft.rfft(centred, axis=0)  # (frequencies, labels)
     found = np.empty((signals, labels.shape[1]))
     for start in range(0, signals, BLOCK):
-        ranks = centred_ranks(values[:, start : start + BLOCK])
+        ranks = centred_ranks(np.asfortranarray(values[:, start : start + BLOCK]))
         of_ranks = np.conj(scipy.fft.rfft(ranks, axis=0))
         for label in range(labels.shape[1]):
             shifted = scipy.fft.irfft(of_ranks * of_labels[:, label, None], steps, axis=0)

@@ -21,7 +21,7 @@ from experiments.hidden_units.findings import Found, best_units, chance, hold_un
 from experiments.hidden_units.labels import of_file
 from experiments.hidden_units.page import page, run_data
 from experiments.hidden_units.pictures import draw_passages, draw_reach
-from experiments.hidden_units.recording import Recording, record_text
+from experiments.hidden_units.recording import Recording, most_steps, record_text
 from experiments.hidden_units.sequences import Subject, subjects_of
 from experiments.hidden_units.texts import Reading, held_out, reading, sampled
 
@@ -108,8 +108,11 @@ def prepared(
         return [partial(judged, subject) for subject in subjects_of(folder, patterns, config.most)]
     model, params, vocabulary = load_run(folder)
     own = None if config.labels is None else of_file(config.labels)
-    documents = documents_of(config, first if runs.holds(first, Train) else folder)
-    text = reading(documents, vocabulary, patterns, own=own, most=config.most)
+    most = min(config.most, most_steps(model))
+    if most < config.most:
+        note(f"at most {most:,} characters are read: what all units of {folder} do on more is too much")
+    documents = documents_of(config.text, first if runs.holds(first, Train) else folder, most)
+    text = reading(documents, vocabulary, patterns, own=own, most=most)
     return [partial(explore, config, folder.name, model, params, text)]
 
 
@@ -120,12 +123,12 @@ def _pattern(label: str) -> tuple[str, str]:
     return name, pattern
 
 
-def documents_of(config: Explore, folder: Path) -> list[str]:
+def documents_of(path: Path | None, folder: Path, most: int) -> list[str]:
     """The text that is read, or text of the corpus that a run has not trained on."""
-    if config.text is None:
-        return held_out(runs.load_settings(folder, Train), config.most)
-    text = read_text(config.text)
-    pieces = sampled(text, config.most)
+    if path is None:
+        return held_out(runs.load_settings(folder, Train), most)
+    text = read_text(path)
+    pieces = sampled(text, most)
     if len(pieces) > 1:
         read = f"{sum(map(len, pieces)):,} of {len(text):,} characters"
         note(f"{read} are read, {len(pieces)} pieces spread over the text; --most N reads more")

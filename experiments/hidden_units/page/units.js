@@ -183,7 +183,7 @@ function move(by) {
 
 // ---- Text
 
-const panels = []; // {run, unit: () => number, box, lines}
+const panels = []; // {run, unit: () => number, box, lines, title, rows: lines drawn, by their number}
 let found = new Set(); // steps that a search has found
 
 function makePanels() {
@@ -202,7 +202,7 @@ function makePanels() {
     part.append(title, box);
     $("panels").append(part);
     const panel = { run, box, lines, title, unit: () => (number === state.run ? state.unit : bestOf(run, run.labels[state.label])) };
-    box.addEventListener("scroll", () => { drawText(panel); follow(panel); });
+    box.addEventListener("scroll", () => { drawText(panel, false); follow(panel); });
     box.addEventListener("mousemove", (event) => tell(panel, event));
     box.addEventListener("click", (event) => clicked(panel, event));
     box.addEventListener("mouseleave", () => { $("tip").hidden = true; });
@@ -210,31 +210,37 @@ function makePanels() {
   }
 }
 
-function drawText(panel) {
-  const { run, box, lines } = panel, unit = panel.unit();
-  panel.title.textContent = `${run.name}: ${nameOf(run, unit)}`;
+// Lines that were there before are moved only, unless something about them has changed.
+function drawText(panel, changed = true) {
+  const { run, box, lines } = panel;
+  if (changed) panel.rows = new Map();
+  panel.title.textContent = `${run.name}: ${nameOf(run, panel.unit())}`;
   const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 3);
   const last = Math.min(run.lines.length, first + Math.ceil(box.clientHeight / ROW) + 6);
-  const rows = document.createDocumentFragment(), moved = movedBy(run, state.output);
-  for (let number = first; number < last; number++) {
-    const row = document.createElement("div"), [start, end] = run.lines[number];
-    row.className = "row";
-    row.style.top = `${number * ROW}px`;
-    for (let step = start; step < end; step++) {
-      const sign = document.createElement("span"), [paper, ink] = colour(run, unit, step);
-      sign.textContent = shown(run.characters[step]);
-      sign.style.background = paper;
-      sign.style.color = ink;
-      sign.dataset.step = step;
-      if (found.has(step)) sign.className = "found";
-      if (run.strange.has(step)) sign.classList.add("strange");
-      if (moved?.has(step)) drawMoved(sign, moved.get(step));
-      if (moved && step === state.output) sign.classList.add("output");
-      row.append(sign);
-    }
-    rows.append(row);
+  const rows = new Map();
+  for (let number = first; number < last; number++) rows.set(number, panel.rows.get(number) ?? lineDrawn(panel, number));
+  panel.rows = rows;
+  lines.replaceChildren(...rows.values());
+}
+
+function lineDrawn(panel, number) {
+  const { run } = panel, unit = panel.unit(), moved = movedBy(run, state.output);
+  const row = document.createElement("div"), [start, end] = run.lines[number];
+  row.className = "row";
+  row.style.top = `${number * ROW}px`;
+  for (let step = start; step < end; step++) {
+    const sign = document.createElement("span"), [paper, ink] = colour(run, unit, step);
+    sign.textContent = shown(run.characters[step]);
+    sign.style.background = paper;
+    sign.style.color = ink;
+    sign.dataset.step = step;
+    if (found.has(step)) sign.className = "found";
+    if (run.strange.has(step)) sign.classList.add("strange");
+    if (moved?.has(step)) drawMoved(sign, moved.get(step));
+    if (moved && step === state.output) sign.classList.add("output");
+    row.append(sign);
   }
-  lines.replaceChildren(rows);
+  return row;
 }
 
 const lineOf = (run, step) => {
@@ -301,7 +307,7 @@ function options(select, texts, chosen, first = 0) {
 
 function draw() {
   drawUnits();
-  panels.forEach(drawText);
+  panels.forEach((panel) => drawText(panel));
   drawAbout();
   remember();
 }
