@@ -13,7 +13,6 @@ from tests.table import CELLS, Row, random_carry, random_like, random_params, re
 from tests.unrolling import (
     BATCH,
     assert_agree,
-    every_cell,
     five_cells,
     problem,
     unroll_with_grads,
@@ -70,7 +69,7 @@ def test_second_order(row: Row, float64):
 
 
 @pytest.mark.slow
-@every_cell
+@five_cells
 def test_against_central_differences(row: Row, float64):
     """Neither autodiff nor the scan's transpose is involved; relu's kink is far enough away."""
     params, xs, carry, lengths, resets = problem(row.cell, float64)
@@ -111,7 +110,7 @@ def resized(cell, size, dtype):
 
 
 @pytest.mark.slow
-@every_cell
+@five_cells
 def test_float32_is_no_less_accurate_than_autodiff(row: Row):
     """After 200 steps no error against float64 is above four times the plain scan's; with ``remat`` too."""
     params32 = jax.tree.map(np.asarray, row.cell.init(jax.random.key(0), 3))

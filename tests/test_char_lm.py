@@ -77,6 +77,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert len((finished / "samples" / "step_000060.txt").read_text()) == 500
 
 
+@pytest.mark.slow
 def test_the_hidden_state_starts_anew_with_every_pass(corpus):
     config = Train(hidden_size=4, batch_size=2, chunk_length=5)
     none = {"valid": None, "test": None}

@@ -11,7 +11,8 @@ from jaxrnn.gradients import check
 from jaxrnn.gradients.check import METHODS
 from jaxrnn.models.decoder import Decoder
 from tests.models import as_float64, numpy_decoder
-from tests.table import CELLS, IN_FEATURES, random_like
+from tests.table import IN_FEATURES, random_like
+from tests.unrolling import five_cells
 
 WORDS, TIME, PLACES = 6, 5, 4
 LENGTHS, SOURCES = np.array([5, 0, 2]), np.array([4, 3, 0])
@@ -111,9 +112,9 @@ def test_bad_input():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name)
+@five_cells
 def test_the_gradient_by_the_condition(row, dtype):
-    """In every cell, against differences of NumPy loops over single sequences."""
+    """Against differences of NumPy loops over single sequences."""
     decoder = Decoder(
         WORDS,
         [row.cell],

@@ -79,7 +79,7 @@ def test_a_cell_of_ones_own_is_recorded_without_gates():
     assert ys[..., 0].T.tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("attention", [None, Additive(4)])
+@pytest.mark.parametrize("attention", [pytest.param(None, marks=pytest.mark.slow), Additive(4)])
 def test_both_parts_of_a_translator(attention, dtype):
     """Logits as ever; the decoder's states are those of its own steps; h = o tanh(c) in every layer."""
     cells = [jaxrnn.LSTM(5), jaxrnn.LSTM(5)]

@@ -143,6 +143,7 @@ def test_no_picture_comes_twice(parts):
         assert len({(thing.colour, thing.shape) for thing in things}) == len(things)
 
 
+@pytest.mark.slow
 def test_the_same_on_every_machine(parts):
     np.random.seed(1)
     assert hashlib.sha256("".join(map(captions.digest, parts[:3])).encode()).hexdigest() == CAPTIONS

@@ -61,6 +61,7 @@ def test_equals_numpy(name, backward, dtype):
             np.testing.assert_allclose(state, own, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_what_is_recorded_of_a_layer_is_what_the_next_one_reads(name, float64):
     encoder = ENCODERS[name]

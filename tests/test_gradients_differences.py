@@ -58,6 +58,7 @@ def test_of_pytrees_it_has_the_structure_of_jaxs_jacobian(method, float64):
     assert relative_error(actual, expected) < 10 * TOLERANCE[method]
 
 
+@pytest.mark.slow
 @both_methods
 @pytest.mark.parametrize("count", [AT_ONCE, AT_ONCE + 1])
 def test_many_directions_come_in_lots(method, count, float64):

@@ -184,6 +184,7 @@ def test_p_counts_the_shifts_that_do_as_well():
         assert found[column, label] == pytest.approx(np.mean(np.array(shifted) >= shifted[0] - 1e-9))
 
 
+@pytest.mark.slow
 def test_a_unit_that_is_held():
     """h and c of single units at constants of their own, against steps in which they are put there."""
     model, params = model_and_params()
@@ -210,6 +211,7 @@ def test_a_unit_that_is_held():
         np.testing.assert_allclose(found[:, lane], jnp.stack(nats), rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_moved_a_logit(float64):
     """By central differences in the size of one input after another, each in its own place; integrated
     gradients add up to the difference from inputs of zero.

@@ -80,6 +80,7 @@ def test_copy(length):
     assert abs(counts / counts.sum() - 1 / 8).max() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [10, 25, 100])
 def test_temporal_order(length):
     inputs, targets = draw("temporal_order", length)

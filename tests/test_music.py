@@ -177,6 +177,7 @@ def chances_by_hand(params, h, xs):
     return chances
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
 @pytest.mark.parametrize("chord_size", [None, 5])
 def test_chances_of_all_chords_sum_to_one(chord_size, dtype, tolerance):

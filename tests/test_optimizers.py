@@ -278,6 +278,7 @@ def test_a_line_search_sees_the_loss_of_this_chunk():
     np.testing.assert_allclose(state.params, [2, 3], rtol=0.3)
 
 
+@pytest.mark.slow
 def test_muon_as_experiments_have_it():
     """A matrix moves along an orthogonal one, as far as by Adam; vectors and tables of words by Adam."""
     config = TrainingSettings(optimizer="muon", learning_rate=0.5, warmup_steps=0, clip_norm=None)

@@ -203,7 +203,7 @@ def test_gradients_of_the_attention_decoder(attention, features, input_feeding, 
 
 
 @pytest.mark.slow
-def test_it_learns_to_reverse(dtype):
+def test_it_learns_to_reverse():
     """Attention and a plain decoder learn to write three digits backward, by their gradients alone."""
     random = np.random.default_rng(0)
     source = random.integers(2, 5, (3, 64))
@@ -211,7 +211,7 @@ def test_it_learns_to_reverse(dtype):
     fed = np.concatenate([np.full((1, 64), START), target[:-1]])
     for attention in (None, Additive(8)):
         model = Seq2Seq(5, 5, [GRU(12)], embedding_size=8, attention=attention)
-        params, optimizer = model.init(jax.random.key(0), dtype), optax.adam(3e-2)
+        params, optimizer = model.init(jax.random.key(0)), optax.adam(3e-2)
 
         def loss(params, model=model):
             logits = model.logits(params, model.encode(params, source), fed)

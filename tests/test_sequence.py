@@ -102,11 +102,11 @@ def test_padding_takes_no_part(direction, pool, float64):
         return cross_entropy(logits, targets, mask)[0]
 
     whole = loss(params, spoilt, targets, LENGTHS)
-    alone = []
-    for lane, length in enumerate(LENGTHS):
-        one = slice(lane, lane + 1)
-        target = targets[:length, one] if pool == "each" else targets[one]
-        alone.append(loss(params, inputs[:length, one], target, LENGTHS[one]))
+    alone, shortest = [], min(length for length in LENGTHS if length)
+    for lane, length in enumerate(LENGTHS):  # one without any padding; a shape takes long to compile
+        one, until = slice(lane, lane + 1), length if length == shortest else TIME
+        target = targets[:until, one] if pool == "each" else targets[one]
+        alone.append(loss(params, inputs[:until, one], target, LENGTHS[one]))
     assert relative_error(whole, jax.tree.map(lambda *leaves: sum(leaves), *alone)) < 1e-11
 
 

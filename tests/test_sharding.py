@@ -19,8 +19,8 @@ from tests.table import CELLS, IN_FEATURES, Row, random_carry, random_params, re
 
 TIME, BATCH, VOCABULARY = 5, 8, 6
 LENGTHS = np.array([5, 0, 3, 5, 1, 2, 4, 5])
-# Those whose derivatives are written in ways of their own; the others share these.
-OWN = {"lstm", "gru", "gru-before", "mgu", "min-lstm", "layer-norm", "projected", "stack"}
+# Those whose derivatives multiply in ways of their own; the others share these.
+OWN = {"lstm", "gru-before", "min-lstm", "layer-norm", "stack"}
 some_cells = pytest.mark.parametrize("row", [r for r in CELLS if r.name in OWN], ids=lambda row: row.name)
 in_kinds = pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 
