@@ -20,10 +20,10 @@ MOST = 5  # labels
 SHOWN = (
     "in string",
     "in comment",
-    "inside quotes",
     "position in line",
     "indentation ≥ 2",
     "in if-condition",
+    "inside quotes",
 )
 
 
@@ -71,15 +71,21 @@ def _passage(axes: Axes, recording: Recording, text: Reading, name: str, of: Map
 
 
 def _where_it_changes(text: Reading, name: str) -> int:
-    """The line before one in the second half of the text from which on the label changes most."""
-    size = WIDTH * 2
+    """The line in the second half of the text from which on a truth holds for half of what is shown, or a
+    number changes most.
+    """
     half = len(text.text) // 2
-    changes = np.cumsum(np.abs(np.diff(text.labels[name][half:].astype(float))) > 0)
-    if len(changes) <= size:
+    ends = [at + 1 for at in range(half, len(text.text)) if text.text[at].endswith("\n")]
+    if len(ends) <= ROWS:
         return 0
-    begin = half + int(np.argmax(np.minimum(changes[size:] - changes[:-size], 4)))
-    lines = (at + 1 for at in range(begin - 1, -1, -1) if text.text[at].endswith("\n"))
-    return next(lines, 0)
+    starts, stops = np.array(ends[:-ROWS]), np.array(ends[ROWS:])  # lines that are broken are shown in part
+    label = text.labels[name]
+    truth = label.dtype == bool
+    counted = label if truth else np.diff(label.astype(float), append=0) != 0
+    sums = np.concatenate([[0], np.cumsum(counted)])
+    shown = np.minimum(stops - starts, ROWS * WIDTH)
+    within = np.minimum(sums[stops] - sums[starts], shown)
+    return int(starts[np.argmax(np.minimum(within, shown - within) if truth else within)])
 
 
 def draw_reach(path: Path, reach: Mapping[str, np.ndarray]) -> None:
