@@ -265,6 +265,10 @@ def test_the_command(finished, tmp_path, capsys):
     for name, best in summary["labels"].items():
         assert f"{name}: {best['signal']} {best['unit']}, layer 1" in printed
         own = [row for row in rows if row["label"] == name]
+        if best["auc"] is not None:
+            falls = best["auc"] < 0.5
+            assert best["area"] == pytest.approx(abs(falls - best["auc_held_out"]))
+            assert f"{best['area']:.4f}" in printed
         held = [row for row in own if row["loss_outside"]]
         assert len(held) == (0 if name in ("position in line", "indentation", "brackets") else 2)
         assert {row["signal"] for row in held} <= {"h", "c"}

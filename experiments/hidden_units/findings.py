@@ -79,7 +79,9 @@ def hold_units(
 
 
 def best_units(recording: Recording, names: Sequence[str], found: Found) -> dict[str, dict[str, Any]]:
-    """Of every label the h or c that follows it most closely on the first half."""
+    """Of every label the h or c that follows it most closely on the first half, and its "area" on the
+    second, above one half if it follows the label there as it did before.
+    """
     able = np.array([signal.is_state for signal in recording.signals])
     best = {}
     for number, name in enumerate(names):
@@ -87,6 +89,9 @@ def best_units(recording: Recording, names: Sequence[str], found: Found) -> dict
         signal = recording.signals[column]
         figures = {key: of[column, number] for key, of in found.figures.items()}
         figures["r_held_out"] = found.held_out.r[column, number]
+        # A unit that falls where the label holds tells it as well; which way, the first half says.
+        falls = figures["auc"] < 0.5
+        figures["area"] = 1 - figures["auc_held_out"] if falls else figures["auc_held_out"]
         best[name] = {
             "layer": signal.layer,
             "signal": signal.name,

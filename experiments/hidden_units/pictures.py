@@ -63,7 +63,7 @@ def _passage(axes: Axes, recording: Recording, text: Reading, name: str, of: Map
         if sign.endswith("\n") or column >= WIDTH:
             row, column = row + 1, 0
     axes.set(xlim=(0, WIDTH), ylim=(ROWS, 0), xticks=[], yticks=[])
-    area = of["auc_held_out"]
+    area = of["area"]
     judged = f"r {of['r_held_out']:.2f}" if area is None else f"area {area:.3f}"
     where = f"layer {of['layer']}, {of['signal']} of unit {of['unit']}"
     axes.set_title(f"{name}: {where}, {judged}", size=7, loc="left")

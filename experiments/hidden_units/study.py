@@ -27,7 +27,7 @@ from experiments.hidden_units.texts import Reading, held_out, reading, sampled
 
 DEMO_STEPS = 1200  # of training, about two minutes on two cores
 SHOWN = {
-    "area": "auc_held_out",
+    "area": "area",
     "r": "r_held_out",
     "p": "p",
     "inside": "loss_inside",
