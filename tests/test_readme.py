@@ -32,12 +32,12 @@ def run(page):
 
 
 def numbers_of(node):
-    """Every number in a result file, in the units that the READMEs use: as it is, in per cent, in MiB."""
+    """The size of every number in a result file, in a README's units: as it is, in per cent, in MiB."""
     if isinstance(node, dict | list):
         for item in node.values() if isinstance(node, dict) else node:
             yield from numbers_of(item)
     elif isinstance(node, int | float) and math.isfinite(node):
-        yield from (node, 100 * node, node / 2**20)
+        yield from (abs(node), 100 * abs(node), abs(node) / 2**20)
 
 
 def results_of(page, text):

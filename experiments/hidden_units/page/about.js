@@ -35,6 +35,7 @@ function heading(text) {
 }
 
 const AROUND = 14; // characters on either side of a place
+const PLACES = 5, APART = 60; // passages, and steps between them
 
 function reachOf(run, place, way) {
   let step = place, width = 0;
@@ -43,11 +44,15 @@ function reachOf(run, place, way) {
 }
 
 function passages(run, unit, sign) {
-  const track = run.tracks[unit], places = [];
-  for (let level = sign > 0 ? LEVELS : 0; level >= 0 && level <= LEVELS; level -= sign) {
-    for (let step = 0; step < run.steps && places.length < 5; step++) {
-      if (track[step] === level && places.every((other) => Math.abs(other - step) > 60)) places.push(step);
-    }
+  const track = run.tracks[unit], places = [], counts = countsOf(run, unit);
+  // A place rules out those around it: the most extreme of all are among so many.
+  let level = sign > 0 ? LEVELS : 0;
+  for (let many = counts[level]; many < PLACES * (2 * APART + 1) && counts[level - sign] !== undefined; ) many += counts[level -= sign];
+  const steps = [];
+  for (let step = 0; step < run.steps; step++) if (sign * (track[step] - level) >= 0) steps.push(step);
+  steps.sort((a, b) => sign * (track[b] - track[a]) || a - b);
+  for (const step of steps) {
+    if (places.length < PLACES && places.every((other) => Math.abs(other - step) > APART)) places.push(step);
   }
   return places.map((place) => {
     const button = document.createElement("button");
@@ -90,10 +95,9 @@ function movedBy(run, output) {
 }
 
 // On plain paper, where the bar is seen.
-function drawMoved(sign, weight) {
+function barOf(weight) {
   const bar = Math.round(Math.abs(weight) * BAR);
-  sign.style.background = sign.style.color = "";
-  if (bar) sign.style.boxShadow = `inset 0 -${bar}px ${BARS[dark.matches ? 1 : 0][weight < 0 ? 0 : 1]}`;
+  return bar ? `box-shadow:inset 0 -${bar}px ${BARS[dark.matches ? 1 : 0][weight < 0 ? 0 : 1]}` : "";
 }
 
 function explain(step) {

@@ -81,12 +81,17 @@ function palette() {
   });
 }
 
+function countsOf(run, unit) {
+  const counts = new Uint32Array(LEVELS + 1);
+  for (const value of run.tracks[unit]) counts[value]++;
+  return counts;
+}
+
 // A unit's own range fills the palette: nine tenths of its values lie between the ends.
 function range(run, unit) {
   run.ends ??= [];
   if (!run.ends[unit]) {
-    const counts = new Uint32Array(LEVELS + 1);
-    for (const value of run.tracks[unit]) counts[value]++;
+    const counts = countsOf(run, unit);
     const at = (part) => {
       let seen = 0, level = 0;
       while (level < LEVELS && (seen += counts[level]) <= part * run.steps) level++;
@@ -201,7 +206,7 @@ function makePanels() {
     box.append(lines);
     part.append(title, box);
     $("panels").append(part);
-    const panel = { run, box, lines, title, unit: () => (number === state.run ? state.unit : bestOf(run, run.labels[state.label])) };
+    const panel = { run, box, lines, title, rows: new Map(), unit: () => (number === state.run ? state.unit : bestOf(run, run.labels[state.label])) };
     box.addEventListener("scroll", () => { drawText(panel, false); follow(panel); });
     box.addEventListener("mousemove", (event) => tell(panel, event));
     box.addEventListener("click", (event) => clicked(panel, event));
@@ -210,37 +215,47 @@ function makePanels() {
   }
 }
 
-// Lines that were there before are moved only, unless something about them has changed.
+// Lines that were there before stay, and are painted anew if something has changed: to move them costs more.
 function drawText(panel, changed = true) {
-  const { run, box, lines } = panel;
-  if (changed) panel.rows = new Map();
-  panel.title.textContent = `${run.name}: ${nameOf(run, panel.unit())}`;
+  const { run, box, lines } = panel, before = panel.rows;
+  const look = { unit: panel.unit(), moved: movedBy(run, state.output) };
+  panel.title.textContent = `${run.name}: ${nameOf(run, look.unit)}`;
   const first = Math.max(0, Math.floor(box.scrollTop / ROW) - 3);
   const last = Math.min(run.lines.length, first + Math.ceil(box.clientHeight / ROW) + 6);
-  const rows = new Map();
-  for (let number = first; number < last; number++) rows.set(number, panel.rows.get(number) ?? lineDrawn(panel, number));
-  panel.rows = rows;
-  lines.replaceChildren(...rows.values());
+  panel.rows = new Map();
+  for (const [number, row] of before) if (number < first || number >= last) row.remove();
+  let place = lines.firstChild;
+  for (let number = first; number < last; number++) {
+    const known = before.get(number), row = known ?? lineOfSigns(run, number);
+    if (changed || !known) paint(run, row, run.lines[number][0], look);
+    if (known) place = row.nextSibling; else lines.insertBefore(row, place);
+    panel.rows.set(number, row);
+  }
 }
 
-function lineDrawn(panel, number) {
-  const { run } = panel, unit = panel.unit(), moved = movedBy(run, state.output);
+function lineOfSigns(run, number) {
   const row = document.createElement("div"), [start, end] = run.lines[number];
   row.className = "row";
   row.style.top = `${number * ROW}px`;
   for (let step = start; step < end; step++) {
-    const sign = document.createElement("span"), [paper, ink] = colour(run, unit, step);
+    const sign = document.createElement("span");
     sign.textContent = shown(run.characters[step]);
-    sign.style.background = paper;
-    sign.style.color = ink;
     sign.dataset.step = step;
-    if (found.has(step)) sign.className = "found";
-    if (run.strange.has(step)) sign.classList.add("strange");
-    if (moved?.has(step)) drawMoved(sign, moved.get(step));
-    if (moved && step === state.output) sign.classList.add("output");
     row.append(sign);
   }
   return row;
+}
+
+function paint(run, row, start, { unit, moved }) {
+  let step = start;
+  for (const sign of row.children) {
+    const [paper, ink] = colour(run, unit, step), weight = moved?.get(step);
+    sign.className = found.has(step) ? "found" : "";
+    if (run.strange.has(step)) sign.classList.add("strange");
+    if (moved && step === state.output) sign.classList.add("output");
+    sign.style.cssText = weight === undefined ? `background:${paper};color:${ink}` : barOf(weight);
+    step++;
+  }
 }
 
 const lineOf = (run, step) => {
@@ -308,7 +323,7 @@ function options(select, texts, chosen, first = 0) {
 function draw() {
   drawUnits();
   panels.forEach((panel) => drawText(panel));
-  drawAbout();
+  requestAnimationFrame(drawAbout); // a frame of its own
   remember();
 }
 
