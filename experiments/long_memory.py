@@ -152,7 +152,7 @@ def train_cell(config: Config, problem: Problem, name: str, cell: Cell) -> dict[
     size = parameters(jax.eval_shape(task.init, jax.random.key(0)))
     print(f"\n{name}: {size:,} parameters", flush=True)
     fitted = fit(member(config, config.folder / name), task, whole=config.folder)
-    found = evaluate(task, fitted.state.params, test)
+    found = evaluate(task, fitted.trained.state.params, test)
     return {
         "error": found.pop("loss"),
         **found,

@@ -358,7 +358,13 @@ class TestBadInput:
         for path in out.glob("checkpoints/*/state/**/d/*"):
             path.write_bytes(path.read_bytes()[:100])
         assert "is damaged" in refusal(capsys, run, "sample", "--run", out)
-        assert "is damaged" in refusal(capsys, run, "train", "--out", out, "--resume")
+        run("train", "--out", out, "--resume")
+        warned = capsys.readouterr().err.splitlines()
+        assert [line.split(" is damaged: state/d/")[0] for line in warned[:2]] == [
+            f"warning: checkpoint {step}" for step in (40, 60)
+        ]
+        assert warned[2] == "warning: no checkpoint is whole: training begins anew"
+        assert_same_run(out, finished)
 
         shutil.rmtree(out / "checkpoints")
         assert "holds no checkpoint yet" in refusal(capsys, run, "sample", "--run", out)

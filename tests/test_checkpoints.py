@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxrnn
+from jaxrnn.training import arrays
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState, init_state
 from tests.table import random_like, random_params
@@ -137,6 +138,10 @@ def test_a_loss_that_is_no_number(tmp_path, loss):
         assert not list(tmp_path.iterdir())
 
 
+def fails(*_):
+    raise OSError("broken")
+
+
 class TestAStepThatIsThere:
     def test_the_same_state_is_written_once(self, tmp_path):
         with Checkpoints(tmp_path) as checkpoints:
@@ -220,8 +225,8 @@ class TestAStepThatIsThere:
         with Checkpoints(tmp_path) as checkpoints:
             checkpoints.save(small(1), {}, 0.5)
             with monkeypatch.context() as patch:
-                patch.setattr(checkpoints._manager, "save", lambda *_, **__: False)
-                with pytest.raises(RuntimeError, match="checkpoint 1 was not saved in "):
+                patch.setattr(arrays, "write", fails)
+                with pytest.raises(OSError, match=r"checkpoint 1 could not be written to .*: broken"):
                     checkpoints.save(small(1, w=9.0), {}, 0.4)
             assert float(checkpoints.restore(checkpoints.best, like=small())[0].params) == 1
 
@@ -274,20 +279,21 @@ class TestAReader:
 
             def vanish(*_, **__):
                 shutil.rmtree(tmp_path / "1")
-                raise FileNotFoundError
+                raise ValueError("not there")
 
-            monkeypatch.setattr(reader._manager, "restore", vanish)
+            monkeypatch.setattr(arrays, "describe", vanish)
             with pytest.raises(ValueError, match=r"checkpoint 1 in .* was deleted meanwhile"):
                 reader.restore(1, like=small())
 
 
-@pytest.mark.parametrize("text", ["", "{"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"loss": "low", "written": 1e400}', '{"loss": 0.1}'])
 def test_a_damaged_loss_is_damage(tmp_path, text):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(small(1), {})
     (tmp_path / "1" / "metrics" / "metrics").write_text(text)
-    with pytest.raises(ValueError, match="is damaged"):
-        Checkpoints(tmp_path)
+    what = r"checkpoint 1 .* is damaged: metrics/metrics has changed; whole: none"
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match=what):
+        checkpoints.restore(checkpoints.latest, like=small())
 
 
 @pytest.mark.slow

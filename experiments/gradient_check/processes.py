@@ -16,7 +16,7 @@ import jax
 from experiments.harness import run as runs
 from experiments.harness.devices import cores
 from experiments.harness.progress import counted
-from experiments.harness.signals import stop_on_signal
+from experiments.harness.signals import Stop, stop_on_signal
 
 Part = tuple[Callable[..., dict[str, Any]], tuple[Any, ...], dict[str, Any]]  # function, arguments, options
 
@@ -47,12 +47,12 @@ def compute(parts: dict[str, Part], out: Path) -> dict[str, dict[str, Any]]:
     if left:
         done = sum(file.exists() for file in files.values())
         print(f"stopped with {done} of {len(files)} parts done; continue with --out {out} --resume")
-        raise SystemExit(128 + stopped[0])
+        raise SystemExit(stopped.code)
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
 
 
 def _keep_results(
-    running: dict[Future[Any], Path], stopped: list[int], on_done: Callable[[int, int], None]
+    running: dict[Future[Any], Path], stopped: Stop, on_done: Callable[[int, int], None]
 ) -> set[Future[Any]]:
     """Write each result to its file; what was not done when a signal came."""
     left = set(running)

@@ -95,6 +95,9 @@ def note(message: str) -> None:
 def _parse(settings: type, arguments: list[str], program: str, description: str | None) -> Any:
     """Settings from the command line; with ``--resume`` those of the run, which may not differ."""
     given: Any = tyro.cli(settings, args=arguments, prog=program, description=description)
+    if getattr(given, "resume_from", None) is not None and not given.resume:
+        arguments = [*arguments, "--resume"]
+        given = dataclasses.replace(given, resume=True)
     if not getattr(given, "resume", False):
         return given
     if given.out is None:

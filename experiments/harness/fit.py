@@ -1,6 +1,7 @@
 """A run from its settings and its task: train, load what was trained, and report it."""
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import optax.contrib
 
 from experiments.harness import run as runs
 from experiments.harness.devices import batch_mesh, replicate, shard
-from experiments.harness.loop import Loop, train
+from experiments.harness.loop import Loop, Trained, train
 from experiments.harness.plots import training_curves
 from experiments.harness.reports import part
 from experiments.harness.settings import Optimizer, TrainingSettings
@@ -26,11 +27,19 @@ class Fitted(NamedTuple):
 
     out: Path
     params: Any  # of the lowest validation loss, on one device
-    state: TrainState  # the last
-    steps: int
-    seconds: float  # of training in all runs so far, evaluation included
+    trained: Trained  # the last state, and the time it took
     task: Task
     config: TrainingSettings
+
+    @property
+    def steps(self) -> int:
+        """How many were taken."""
+        return int(self.trained.state.step)
+
+    @property
+    def seconds(self) -> float:
+        """Of training in all runs so far, evaluation included."""
+        return self.trained.seconds
 
 
 def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> Fitted:
@@ -41,7 +50,7 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
     Raises:
       FloatingPointError, SystemExit, ValueError: as ``loop.train``; and for a folder of another run.
     """
-    out = config.folder
+    began, out = time.monotonic(), config.folder
     record = runs.config_record(config) | dict(task.record)
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
@@ -53,9 +62,9 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
 
     state = replicate(state, mesh)._replace(carry=shard(carry, mesh, axis=0))
     step = train_step(task, optimizer)
-    state, seconds = train(Loop(out, config, record, task, step, mesh, whole or out), state)
+    trained = train(Loop(out, config, record, task, step, mesh, whole or out, began), state)
     params = load(out, config, task.init, carry)
-    return Fitted(out, params, state, int(state.step), seconds, task, config)
+    return Fitted(out, params, trained, task, config)
 
 
 def load(folder: Path, config: TrainingSettings, init: Any, carry: Any = ()) -> Any:
@@ -164,6 +173,8 @@ def report(
         **figures,
         f"{items}_per_second": fitted.steps * per_step / fitted.seconds,
         "train_seconds": fitted.seconds,
+        "seconds_spent": fitted.trained.spent,
+        "skipped_batches": fitted.trained.skipped,
         "steps": fitted.steps,
         "seed": fitted.config.seed,
         "parameters": parameters(fitted.params),

@@ -1,12 +1,13 @@
 """The training loop: progress, metrics, checkpoints, and an orderly end on signals."""
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,13 +15,15 @@ import optax
 import tensorboardX
 from jax.sharding import Mesh
 
+from experiments.harness.clock import Clock
 from experiments.harness.devices import on_one_device, shard_batch
 from experiments.harness.progress import TrainingBar, training_bar
 from experiments.harness.reports import part
 from experiments.harness.run import Metrics, check_same_config, write_json
 from experiments.harness.settings import TrainingSettings
-from experiments.harness.signals import stop_on_signal
+from experiments.harness.signals import Stop, stop_on_signal
 from experiments.harness.task import Task, evaluate
+from jaxrnn.training import faults
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState
 
@@ -40,6 +43,7 @@ class Loop:
     train_step: Callable[[TrainState, Any], tuple[TrainState, Any]]
     mesh: Mesh
     whole: Path  # what --resume takes: ``directory``, or the study that it is a part of
+    began: float  # on the monotonic clock, when this process began to set it up
 
 
 @dataclass
@@ -50,13 +54,23 @@ class _Progress:
     seconds: float = 0.0
     window: list[float] = field(default_factory=list)  # losses since the last line of metrics
     valid: list[float] = field(default_factory=list)  # validation losses
+    due: str = ""  # "evaluation" or "report", if that after the last step has yet to be made
+    skipped: list[int] = field(default_factory=list)  # positions of batches without a finite loss
+    spent: dict[str, float] = field(default_factory=dict)  # seconds on each of ``clock.PARTS``
 
 
-def train(loop: Loop, state: TrainState) -> tuple[TrainState, float]:
-    """Train to the last step, or till the task says stop; with ``resume`` from the latest checkpoint on.
+class Trained(NamedTuple):
+    """What a run has come to once its last step is taken."""
 
-    Returns:
-      the state, and the seconds of training in all runs so far, evaluation included.
+    state: TrainState
+    seconds: float  # of training in all runs so far, evaluation included
+    spent: dict[str, float]  # seconds on each of ``clock.PARTS``
+    skipped: int  # batches
+
+
+def train(loop: Loop, state: TrainState) -> Trained:
+    """Train to the last step, or till the task says stop; with ``resume`` from the latest whole checkpoint
+    on, or that of the step which was asked for.
 
     Raises:
       FloatingPointError: when the loss or the gradient is not finite; names the last good checkpoint.
@@ -64,37 +78,60 @@ def train(loop: Loop, state: TrainState) -> tuple[TrainState, float]:
       ValueError: if the checkpoint is damaged, of another run, or past the last step.
     """
     progress, config = _Progress(), loop.config
-    with Checkpoints(loop.directory / "checkpoints") as checkpoints:
-        if config.resume and checkpoints.latest is not None:
-            state, progress = _restore(loop, checkpoints, state)
-        if config.resume:  # the data may have moved, and the steps be more
+    with Checkpoints(loop.directory / "checkpoints", keep=config.keep) as checkpoints:
+        if config.resume:
+            state, progress = _resume(loop, checkpoints, state)
+            # the data may have moved, and the steps be more
             write_json(loop.directory / "config.json", loop.record)
         metrics = Metrics(loop.directory / "metrics.jsonl")
-        metrics.forget_after(int(state.step))
+        reached = metrics.forget_after(int(state.step), evaluated=progress.due != "evaluation")
         with (
-            stop_on_signal() as stopped,
+            stop_on_signal(config.grace_seconds) as stop,
             training_bar(config.steps, loop.task.unit) as bar,
             _events(loop) as events,
         ):
-            session = _Session(loop, state, progress, checkpoints, metrics, bar, events)
+            session = _Session(loop, state, progress, checkpoints, metrics, bar, events, stop)
+            if config.resume:
+                session.clock.add("lost_to_restarts", max(0.0, reached - progress.seconds))
             with _saved_whatever_happens(session):
-                while not session.done and not stopped:
+                while not session.done and not stop:
                     session.advance()
             session.save()
-    if stopped and (loop.whole != loop.directory or not session.done):
+            saved_in = time.monotonic() - stop.since
+    if stop and (loop.whole != loop.directory or not session.done):
         print(
-            f"stopped at step {session.step} of {config.steps} and saved; "
-            f"continue with --out {loop.whole} --resume"
+            f"stopped at step {session.step} of {config.steps} and saved {saved_in:.1f} s after the signal;"
+            f" continue with --out {loop.whole} --resume"
         )
-        raise SystemExit(128 + stopped[0])
-    return session.state, progress.seconds
+        raise SystemExit(stop.code)
+    progress = session.progress
+    return Trained(session.state, progress.seconds, progress.spent, len(progress.skipped))
 
 
-def _restore(loop: Loop, checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, _Progress]:
-    """The latest state and what goes with it; tells what other ``steps`` than before mean."""
+def _resume(loop: Loop, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, _Progress]:
+    """The state to go on from: that of the newest checkpoint that is whole, or of the one asked for."""
+    if (asked := loop.config.resume_from) is not None:
+        restored = _restore(loop, checkpoints, asked, state)
+        checkpoints.forget_after(asked)
+        return restored
+    damaged = checkpoints.damaged()
+    for step, what in damaged.items():
+        aside = checkpoints.set_aside(step)
+        print(f"warning: checkpoint {step} is damaged: {what}; it stays in {aside}", file=sys.stderr)
+    if checkpoints.latest is None:  # the same steps come after the beginning
+        if damaged:
+            print("warning: no checkpoint is whole: training begins anew", file=sys.stderr)
+        return state, _Progress()
+    return _restore(loop, checkpoints, checkpoints.latest, state)
+
+
+def _restore(
+    loop: Loop, checkpoints: Checkpoints, step: int, like: TrainState
+) -> tuple[TrainState, _Progress]:
+    """The state of a checkpoint and what goes with it; tells what other ``steps`` than before mean."""
     steps = loop.config.steps
     check_steps(loop.directory, steps)
-    state, record = checkpoints.restore(checkpoints.latest, like=like)
+    state, record = checkpoints.restore(step, like=like)
     saved = record.pop("config")
     check_same_config(saved, loop.record, loop.directory)
     before = saved.get("steps", steps)
@@ -138,6 +175,10 @@ def _saved_whatever_happens(session: "_Session") -> Iterator[None]:
         raise
 
 
+class _StoppedError(Exception):
+    """A signal has asked for the end."""
+
+
 class _Session:
     """One process's part of a run."""
 
@@ -150,84 +191,149 @@ class _Session:
         metrics: Metrics,
         bar: TrainingBar,
         events: Any,
+        stop: Stop,
     ) -> None:
         self.loop, self.task, self.config = loop, loop.task, loop.config
         self.state, self.progress = state, progress
+        self.like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+        )
         self.checkpoints, self.metrics, self.bar, self.events = checkpoints, metrics, bar, events
+        self.stop = stop
         self.step = self.logged_step = int(state.step)
-        self.clock = self.saved_at = self.logged_at = time.monotonic()
+        self.loss = math.inf  # on the validation data, once it is measured after a step
+        self.clock = Clock(progress.spent)
+        self.saved_at = self.logged_at = self.clock.now
+        if self.config.resume:
+            self.clock.add("lost_to_restarts", self.clock.now - loop.began)
+        if self.config.skip_bad_steps and checkpoints.latest is None:
+            self.save()  # to go on from
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken, or no more are needed."""
+        """Whether all steps are taken, or no more are needed, and nothing is due after the last."""
         valid = self.progress.valid
-        return self.step >= self.config.steps or bool(valid and self.task.stop(valid))
+        enough = self.step >= self.config.steps or bool(valid and self.task.stop(valid))
+        return enough and not self.progress.due
 
     def advance(self) -> None:
-        """One step, and whatever is due after it."""
+        """What is due: an evaluation, a report, or a step."""
+        if self.progress.due == "evaluation":
+            self._evaluate()
+        elif self.progress.due == "report":
+            self._report()
+        elif self.progress.position in self.progress.skipped:
+            self._log({"skipped_batch": self.progress.position}, step=self.step + 1)
+            self.progress.position += 1
+        else:
+            self._step()
+
+    def _step(self) -> None:
+        """One step, and a checkpoint or a line of metrics if it is time."""
         batch = shard_batch(self.task.batch(self.progress.position), self.loop.mesh)
+        self._charge("waiting_for_data")
         self.state, measured = self.loop.train_step(self.state, batch)
         # One step in flight at a time: XLA's collectives between CPU devices can lock up otherwise.
         loss, grad_norm = float(measured.loss), float(measured.grad_norm)
-        self.step += 1
+        self.step, self.loss = self.step + 1, math.inf
         self.progress.position += 1
-        self._tick()
+        self._charge("training")
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise FloatingPointError(self._not_finite(f"loss {loss}, gradient norm {grad_norm}"))
+            self._skip(f"loss {loss}, gradient norm {grad_norm}")
+            return
         self.progress.window.append(loss)
         evaluation_due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
         if self.step % LOG_EVERY == 0 or evaluation_due:
             self._log_training(grad_norm)
         if evaluation_due:
-            self._evaluate()
+            self.progress.due = "evaluation"
         elif (
-            self.step % self.config.checkpoint_every == 0 or self.clock - self.saved_at > CHECKPOINT_SECONDS
+            self.step % self.config.checkpoint_every == 0
+            or self.clock.now - self.saved_at > CHECKPOINT_SECONDS
         ):
             self.save()
 
-    def save(self, loss: float = math.inf) -> None:
+    def save(self) -> None:
         """Save a checkpoint, unless this step has one; parameters that are not finite are never saved."""
         norm = float(_norm(self.state.params))
         if not math.isfinite(norm):
             raise FloatingPointError(self._not_finite(f"norm of the parameters {norm}"))
         record = {"config": self.loop.record, **vars(self.progress)}
-        self.checkpoints.save(self.state, record, loss)
-        self.saved_at = time.monotonic()
+        self.checkpoints.save(self.state, record, self.loss)
+        self._charge("saving")
+        self.saved_at = self.clock.now
+
+    def _skip(self, what: str) -> None:
+        """Go on from the last checkpoint without the batch that was read last, if that may be."""
+        skipped = [*self.progress.skipped, self.progress.position - 1]
+        if len(skipped) > self.config.skip_bad_steps:
+            raise FloatingPointError(self._not_finite(what))
+        seconds, spent, latest = self.progress.seconds, self.progress.spent, self.checkpoints.latest
+        assert latest is not None  # that of step 0, if no other
+        print(
+            f"warning: step {self.step}: {what}; going on from checkpoint {latest} without batch "
+            f"{skipped[-1]}, {len(skipped)} of at most {self.config.skip_bad_steps}",
+            file=sys.stderr,
+            flush=True,
+        )
+        self.state, self.progress = _restore(self.loop, self.checkpoints, latest, self.like)
+        self.progress.skipped, self.progress.seconds = skipped, seconds
+        self.progress.spent = self.clock.spent = spent
+        self.step = self.logged_step = latest
+        self.metrics.forget_after(latest)
+        self._charge("lost_to_restarts")
+        self.logged_at = self.clock.now
 
     def _log_training(self, grad_norm: float) -> None:
         window = self.progress.window
         steps = self.step - self.logged_step  # of this process: the window may hold an earlier one's
-        rate = steps * self.task.items[1] / (self.clock - self.logged_at)
+        rate = steps * self.task.items[1] / (self.clock.now - self.logged_at)
         loss = float(np.mean(window))
         window.clear()
         self._log({"loss": loss, "grad_norm": grad_norm, "items_per_second": rate})
         self.bar.update(self.step, loss, rate)
-        self.logged_at, self.logged_step = self.clock, self.step
+        self.logged_at, self.logged_step = self.clock.now, self.step
 
     def _evaluate(self) -> None:
-        found = evaluate(self.task, self.state.params, self.task.valid())
+        """Measure on the validation data, unless a signal comes in between: then it is still due."""
+        faults.at("evaluation.begin", self.loop.directory)
+        try:
+            found = evaluate(self.task, self.state.params, self._until_stopped(self.task.valid()))
+        except _StoppedError:
+            return
         figures = {f"valid_{name}": value for name, value in found.items()}
-        self._tick()
+        self._charge("evaluating")
+        faults.at("evaluation.done", self.loop.directory)
         self._log(figures)
         self.bar.evaluated(self.step, figures)
         self.progress.valid.append(found["loss"])
-        self.save(found["loss"])
+        self.progress.due = "report"
+        self.loss = found["loss"]
+        self.save()
+
+    def _until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            if self.stop:
+                raise _StoppedError
+            yield batch
+
+    def _report(self) -> None:
         with part(f"the report at step {self.step}"):
             self.task.on_evaluate(on_one_device(self.state.params), self.step)
-        self._tick()
-        self.logged_at = self.clock
+        self.progress.due = ""
+        self._charge("evaluating")
+        self.logged_at = self.clock.now
 
-    def _log(self, figures: dict[str, float]) -> None:
-        self.metrics.append({"step": self.step, **figures, "seconds": self.progress.seconds})
+    def _log(self, figures: dict[str, float], step: int | None = None) -> None:
+        step = self.step if step is None else step
+        self.metrics.append({"step": step, **figures, "seconds": self.progress.seconds})
         if self.events is not None:
             for name, value in figures.items():
-                self.events.add_scalar(name, value, self.step)
+                self.events.add_scalar(name, value, step)
 
-    def _tick(self) -> None:
-        """Count the time since the last tick as time of training."""
-        now = time.monotonic()
-        self.progress.seconds += now - self.clock
-        self.clock = now
+    def _charge(self, part: str) -> None:
+        """Count the time since the last call as time of training, spent on a part of it."""
+        self.progress.seconds += self.clock.charge(part)
 
     def _not_finite(self, what: str) -> str:
         last = self.checkpoints.latest

@@ -25,6 +25,7 @@ from matplotlib.ticker import LogFormatter
 
 from experiments.harness.command_line import note
 from experiments.harness.run import Metrics
+from jaxrnn.training import faults
 
 SHORT = 30  # letters of a title that fits
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control codes, and bytes in paths
@@ -104,6 +105,7 @@ def save(figure: Figure, path: Path) -> None:
             warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)  # which a note has told
             _shorten_titles(figure)
             figure.savefig(temporary, format=FORMATS[path.suffix.lower()])
+        faults.at("file.written", path)
         temporary.replace(path)
     finally:
         plt.close(figure)

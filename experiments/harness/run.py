@@ -17,7 +17,9 @@ import jax
 
 from experiments.harness import lock
 from experiments.harness.devices import cores, on_one_device
+from jaxrnn.training import faults
 from jaxrnn.training.checkpoint import Checkpoints, check_path
+from jaxrnn.training.files import temporary_name, write_text
 from jaxrnn.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -28,20 +30,9 @@ DIGEST = "_sha256"
 Settings = TypeVar("Settings")
 
 # Settings that may differ between a run and its continuation: where data lie, if they are the same, too.
-NOT_OF_THE_RUN = {"out", "resume", "tensorboard", "checkpoint_every", "steps"}
+NOT_OF_THE_RUN = {"out", "resume", "resume_from", "tensorboard", "checkpoint_every", "keep", "steps"}
+NOT_OF_THE_RUN |= {"grace_seconds", "skip_bad_steps", "devices"}
 NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test", "vectors", "features"}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is never seen half written; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -93,7 +84,7 @@ def check_out(directory: Path, *, resume: bool | None, checkpoints: bool = True)
 def _begun(directory: Path) -> bool:
     """Whether a run was killed while its folder was made."""
     path = directory / "config.json"
-    return _temporary(path).exists() and not path.exists()
+    return temporary_name(path).exists() and not path.exists()
 
 
 def create(directory: Path, config: dict[str, Any], fill: Callable[[Path], None]) -> None:
@@ -108,8 +99,11 @@ def create(directory: Path, config: dict[str, Any], fill: Callable[[Path], None]
     directory.resolve().mkdir(parents=True, exist_ok=True)
     lock.hold(directory)
     check_out(directory, resume=None)  # what was free may have been taken since
-    _temporary(directory / "config.json").touch()
+    faults.at("run.folder", directory)
+    temporary_name(directory / "config.json").touch()
+    faults.at("run.begun", directory)
     fill(directory)
+    faults.at("run.filled", directory)
     write_json(directory / "config.json", config)
 
 
@@ -216,8 +210,10 @@ class Metrics:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line and flush it."""
+        faults.at("metrics.begin", self.path)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        faults.at("metrics.written", self.path)
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines."""
@@ -228,10 +224,18 @@ class Metrics:
         lines = [line for line in self._lines() if key in line]
         return [line["step"] * per_step for line in lines], [line[key] for line in lines]
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines past a step, which a resumed run will write again."""
-        kept = [line for line in self._lines() if line["step"] <= step]
+    def forget_after(self, step: int, *, evaluated: bool = True) -> float:
+        """Drop the lines past a step, which a resumed run will write again, and that of the evaluation at
+        it unless it was done; returns the seconds of training up to the last line there was.
+        """
+        lines = self.read()
+        kept = [
+            line
+            for line in lines
+            if line["step"] < step or (line["step"] == step and (evaluated or "loss" in line))
+        ]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        return max((line["seconds"] for line in lines), default=0.0)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():

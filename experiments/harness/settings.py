@@ -127,6 +127,17 @@ class TrainingSettings(RunSettings):
     """Steps between measurements on the validation data."""
     checkpoint_every: Count = 500
     """Steps between checkpoints; they also fall every 30 seconds, and with each measurement."""
+    keep: Count = 2
+    """Checkpoints that stay: the latest ones, and the best besides."""
+    resume_from: Annotated[int, check_zero_or_more] | None = None
+    """Continue the run in --out from the checkpoint of this step; later ones are deleted."""
+    grace_seconds: Positive = 30.0
+    """After SIGTERM or another signal the run is saved; what takes longer than this is given up."""
+    skip_bad_steps: Annotated[int, check_zero_or_more] = 0
+    """Batches that are skipped, at most, because loss or gradient are not finite; each time training goes
+    on from the last checkpoint."""
+    devices: Count | None = None
+    """Devices over which batches are split; by default as many as pay off."""
     seed: Seed = 0
     """Seed of every random draw."""
     tensorboard: bool = False

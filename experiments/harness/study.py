@@ -18,6 +18,8 @@ def begin_study(config: Any, members: Iterable[str]) -> None:
       ValueError: if it is of another study, or the run of a member has taken more than ``config.steps``.
     """
     record = runs.config_record(config)
+    if getattr(config, "resume_from", None) is not None:
+        raise ValueError("--resume-from is for a single run; a comparison goes on with --resume")
     if not config.resume:
         runs.create(config.folder, record, fill=lambda folder: None)
         return

@@ -1,32 +1,30 @@
-"""Checkpoints: the train state and a JSON record beside it, atomic; the best and the latest are kept."""
+"""Checkpoints: the train state and a JSON record, atomic and sealed; the best and the latest are kept."""
 
-import functools
-import gc
-import logging
+import json
 import math
 import os
 import re
 import shutil
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import orbax.checkpoint as ocp
 from jax.typing import ArrayLike
-from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
-from jaxrnn.checks import as_number, check_number
+from jaxrnn.checks import as_integer, as_number, check_number, check_positive
+from jaxrnn.training import arrays, faults, files
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.stored import as_like, check_record, misfit, same, specs, storable, target
 
 _Metrics = Mapping[str, Any]  # of one checkpoint
-_ASIDE = ".replaced"  # ends the name of a checkpoint whose step is being written anew
-_TEMPORARY = ".orbax-checkpoint-tmp"  # ends the name of one that is being written
-# Orbax looks for its files by glob, spells gs:/ otherwise, and tensorstore takes a backslash for a slash.
+# They end the name of a checkpoint that is being written, whose step is being written anew, that is being
+# deleted, or that is damaged.
+_WRITING, _ASIDE, _DELETED, _DAMAGED = ".writing", ".replaced", ".deleted", ".damaged"
+_EARLIER = (
+    ".orbax-checkpoint-tmp",
+    "_CHECKPOINT_METADATA",
+)  # written by earlier versions, which sealed nothing
+# Orbax spells gs:/ otherwise, and tensorstore takes a backslash for a slash.
 _UNWRITABLE = re.compile(r"\\|\[[^/]+\]|\*\*|gs:/|[\ud800-\udfff]")
 
 
@@ -50,18 +48,20 @@ def check_path(directory: str | os.PathLike[str]) -> None:
 class Checkpoints:
     """A folder of checkpoints named by their step; a context manager.
 
-    A checkpoint is written under a temporary name and renamed, so that a process killed at any moment
-    leaves none that is half written. Of all that were saved, the latest and the one of lowest loss stay.
+    A checkpoint is written under a temporary name, sealed with the checksums of its files, and renamed, so
+    that a process killed at any moment leaves none that is half written, and one whose bytes have changed
+    since is never used. Of all that were saved, the latest and the one of lowest loss stay.
 
     A run may be rolled back, by restoring an earlier checkpoint, and trained on: ``latest`` is what was
     written last, whatever its step, and so what a resumed run continues from.
 
     Args:
       directory: created if need be.
+      keep: how many of the latest stay, besides the best.
       read_only: only look; another process may be writing, and what it writes is seen.
 
     Raises:
-      ValueError: if the path is not one for Orbax (see ``check_path``), or a checkpoint there is damaged.
+      ValueError: if the path is not one for Orbax (see ``check_path``).
 
     >>> import tempfile, jax, jax.numpy as jnp, optax
     >>> from jaxrnn.training.state import init_state
@@ -73,24 +73,22 @@ class Checkpoints:
     ({'position': 7}, Array([1., 1.], dtype=float32))
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, keep: int = 1, read_only: bool = False
+    ) -> None:
         check_path(directory)
+        check_positive("keep", keep)
         self.directory = Path(directory).absolute()
-        self._read_only = read_only
+        self._keep, self._read_only = keep, read_only
         if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._settle()
-        self._manager = _opened(self.directory, read_only)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._manager.close()
+    def __exit__(self, *error: object) -> None:
+        pass  # nothing is held between calls
 
     @property
     def latest(self) -> int | None:
@@ -104,6 +102,35 @@ class Checkpoints:
         A loss of NaN counts as infinite, like one that was not measured.
         """
         return _best(self._metrics())
+
+    def damage(self, step: int) -> str | None:
+        """What is wrong with the files of a checkpoint, in words; None if they are those that were written.
+
+        Those of earlier versions, which have no checksums, pass.
+        """
+        folder = self._folder(step)
+        if (folder / _EARLIER[1]).exists() and not (folder / files.CHECKSUMS).exists():
+            return None
+        return files.damage(folder)
+
+    def damaged(self) -> dict[int, str]:
+        """What is wrong with each checkpoint that is damaged, by its step."""
+        found = {step: self.damage(step) for step in self._steps()}
+        return {step: what for step, what in found.items() if what is not None}
+
+    def set_aside(self, step: int) -> Path:
+        """Take a damaged checkpoint out of use; returns the path under which it stays."""
+        aside = self._folder(step, _DAMAGED)
+        if aside.exists():
+            shutil.rmtree(aside)
+        self._folder(step).rename(aside)
+        return aside
+
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints that were written after that of a step, which is then the latest."""
+        metrics = self._metrics()
+        for later in [s for s in metrics if _age(s, metrics[s]) > _age(step, metrics[step])]:
+            self._delete(later)
 
     def save(self, state: TrainState, record: dict[str, Any], loss: ArrayLike = math.inf) -> None:
         """Save at ``state.step``, which is then the latest.
@@ -147,7 +174,7 @@ class Checkpoints:
                 f"checkpoint {step} in {self.directory} is the best, with loss {before}, and of other work "
                 f"than this one, with loss {measured}: save into another folder, or move it away"
             )
-        self._replace(step, state, record, measured)
+        self._write(step, state, record, measured)
 
     def record(self, step: int | None) -> dict[str, Any]:
         """The JSON record of a checkpoint.
@@ -155,7 +182,14 @@ class Checkpoints:
         Raises:
           ValueError: if there is no such checkpoint, or it is damaged.
         """
-        return self._load(step, record=ocp.args.JsonRestore()).record
+        folder = self._whole(step)
+        try:
+            record = json.loads((folder / "record" / "metadata").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # in one that is not sealed
+            raise self._fault(step, f"is damaged: {arrays.one_line(error)}") from error
+        if not isinstance(record, dict):
+            raise self._fault(step, "is damaged: its record holds no entries")
+        return record
 
     def restore(self, step: int | None, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of a checkpoint, with the dtypes and shardings of ``like``, and its record.
@@ -169,20 +203,24 @@ class Checkpoints:
             which stand for arrays.
 
         Raises:
-          ValueError: if there is no such checkpoint, it is damaged, or its leaves differ from those of
-            ``like`` in shape, kind of number or kind of key (the leaf is named).
+          ValueError: if there is no such checkpoint, it is damaged (the file is named, and the steps that
+            are whole), or its leaves differ from those of ``like`` in shape, kind of number or kind of key
+            (the leaf is named).
         """
-        saved = self._load(step, state=None)
+        record = self.record(step)
+        saved = self._read(step)
         if (difference := misfit(saved, like)) is not None:
             raise self._fault(step, f"does not fit: {difference}")
-        asked = ocp.args.StandardRestore(target(saved, like))
-        loaded = self._load(step, state=asked, record=ocp.args.JsonRestore())
+        loaded = self._read(step, target(saved, like))
         try:
-            return as_like(loaded.state, like), loaded.record
+            return as_like(loaded, like), record
         except ValueError as error:
             raise self._fault(step, f"does not fit: {error}") from error
 
-    def _steps(self) -> Sequence[int]:
+    def _folder(self, step: int | None, ending: str = "") -> Path:
+        return self.directory / f"{step}{ending}"
+
+    def _steps(self) -> list[int]:
         """On disk, whoever wrote or removed them."""
         if not self.directory.exists():
             return []
@@ -191,42 +229,71 @@ class Checkpoints:
         )
 
     def _metrics(self) -> dict[int, _Metrics]:
-        return {step: self._manager.metrics(step) or {} for step in self._steps()}
+        """In the order of writing; those of a checkpoint that is damaged may be empty."""
+        found = {}
+        for step in self._steps():
+            try:
+                metrics = json.loads(
+                    (self._folder(step) / "metrics" / "metrics").read_text(encoding="utf-8")
+                )
+            except (OSError, ValueError):
+                if not self._folder(step).exists():  # by now
+                    continue
+                metrics = {}
+            found[step] = metrics if isinstance(metrics, dict) else {}
+        return dict(sorted(found.items(), key=lambda item: _age(*item)))
 
     def _write(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
-        self._manager.reload()
-        written = 1 + max((metrics.get("written", 0) for metrics in self._metrics().values()), default=0)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+        written = 1 + max((_age(*of)[0] for of in self._metrics().items()), default=0)
+        folder = self._folder(step, _WRITING)
         metrics = {"loss": loss, "written": written}
-        with _threads_silent():
-            try:  # by force, as orbax declines steps below its latest
-                done = self._manager.save(step, metrics=metrics, args=items, force=True)
-            except Exception as error:  # orbax and tensorstore raise many kinds
-                done, reason = None, _reason(error)
-            if done is None:
-                _let_threads_end()
-                shutil.rmtree(self.directory / f"{step}{_TEMPORARY}", ignore_errors=True)
-                raise OSError(f"checkpoint {step} could not be written to {self.directory}: {reason}")
-        if not done:
-            raise RuntimeError(f"checkpoint {step} was not saved in {self.directory}")
-
-    def _replace(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
-        """Write a step anew; at every moment one of the two is there, under its own name or aside."""
-        path = self.directory / str(step)
-        path.rename(path.with_name(path.name + _ASIDE))
         try:
-            self._write(step, state, record, loss)
-        finally:
-            self._settle()
+            faults.at("checkpoint.begin", folder)
+            folder.mkdir()
+            arrays.write(folder / "state", state)
+            faults.at("checkpoint.state", folder / "state")
+            for name, content in {"record/metadata": record, "metrics/metrics": metrics}.items():
+                (folder / name).parent.mkdir()
+                (folder / name).write_text(json.dumps(content), encoding="utf-8")
+            files.seal(folder)
+            faults.at("checkpoint.sealed", folder)
+            self._publish(step, folder)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = f"checkpoint {step} could not be written to {self.directory}: {arrays.one_line(error)}"
+            raise OSError(reason) from error
+
+    def _publish(self, step: int, folder: Path) -> None:
+        """Rename a checkpoint that is written; at every moment the one before is there, too, or aside."""
+        path, aside = self._folder(step), self._folder(step, _ASIDE)
+        if path.exists():
+            path.rename(aside)
+            faults.at("checkpoint.aside", aside)
+        folder.rename(path)
+        files.sync(self.directory)
+        faults.at("checkpoint.published", path)
+        self._settle()
+        metrics = self._metrics()
+        for old in set(list(metrics)[: -self._keep]) - {_best(metrics)}:
+            self._delete(old)
+
+    def _delete(self, step: int) -> None:
+        deleted = self._folder(step, _DELETED)
+        self._folder(step).rename(deleted)
+        faults.at("checkpoint.deleted", deleted)
+        shutil.rmtree(deleted)
 
     def _settle(self) -> None:
-        """Delete a checkpoint put aside if its step was written anew, else restore its name."""
+        """Clear up after a kill; one put aside gets its name back unless its step was written anew."""
         for aside in self.directory.glob(f"*{_ASIDE}"):
             path = aside.with_suffix("")
             if path.exists():
                 shutil.rmtree(aside)
             else:
                 aside.rename(path)
+        for ending in (_WRITING, _DELETED, _EARLIER[0]):
+            for left in self.directory.glob(f"*{ending}"):
+                shutil.rmtree(left)
 
     def _holds(self, step: int, state: TrainState) -> bool:
         """Whether a checkpoint is of this very state.
@@ -234,28 +301,36 @@ class Checkpoints:
         Raises:
           ValueError: if it is damaged.
         """
-        saved = self._load(step, state=None)
+        self._whole(step)
+        saved = self._read(step)
         if specs(saved) != specs(state) or misfit(saved, state) is not None:
             return False
-        loaded = self._load(step, state=ocp.args.StandardRestore(target(saved, state))).state
+        loaded = self._read(step, target(saved, state))
         try:
             return same(as_like(loaded, state), state)
         except ValueError:  # keys of another implementation
             return False
 
-    def _load(self, step: int | None, **items: Any) -> Any:
-        """Restore items of a checkpoint; ``state=None`` stands for the metadata of its arrays."""
+    def _whole(self, step: int | None) -> Path:
+        """The folder of a checkpoint that is there, and whole.
+
+        Raises:
+          ValueError: if it is not.
+        """
         if step is None or step not in self._steps():
             raise ValueError(f"no checkpoint{'' if step is None else f' {step}'} in {self.directory}")
-        with _threads_silent():
-            try:
-                if items == {"state": None}:
-                    return self._manager.item_metadata(step).state.tree
-                return self._manager.restore(step, args=ocp.args.Composite(**items))
-            except Exception as error:  # orbax and tensorstore raise many kinds
-                reason = _reason(error)
-            _let_threads_end()
-        raise self._fault(step, f"is damaged: {reason}")
+        if (what := self.damage(step)) is not None:
+            whole = [str(other) for other in self._steps() if other not in self.damaged()]
+            raise self._fault(step, f"is damaged: {what}; whole: {', '.join(whole) or 'none'}")
+        return self._folder(step)
+
+    def _read(self, step: int | None, asked: Any = None) -> Any:
+        """The arrays of a checkpoint or, if none are asked for, what describes them."""
+        folder = self._folder(step) / "state"
+        try:
+            return arrays.describe(folder) if asked is None else arrays.read(folder, asked)
+        except ValueError as error:  # in one that is not sealed
+            raise self._fault(step, f"is damaged: {error}") from error
 
     def _fault(self, step: int | None, what: str) -> ValueError:
         """Error for an unreadable checkpoint, or for one that another process deleted meanwhile."""
@@ -263,75 +338,15 @@ class Checkpoints:
         return ValueError(f"checkpoint {step} in {self.directory} {what}")
 
 
-@contextmanager
-def _threads_silent() -> Iterator[None]:
-    """Where one read or write fails, orbax's threads log it at length, and tensorstore's other ones end by
-    reporting to an event loop that is closed.
-    """
-    previous = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            previous(unraisable)
-
-    def other(entry: logging.LogRecord) -> bool:
-        noise = ("_SignalingThread.run()", "exception was never retrieved")
-        return not any(text in str(entry.msg) for text in noise)
-
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    sys.unraisablehook = hook
-    for logger in loggers:
-        logger.addFilter(other)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = previous
-        for logger in loggers:
-            logger.removeFilter(other)
-
-
-def _let_threads_end() -> None:
-    gc.collect()  # cancels what the failed read or write left behind,
-    time.sleep(0.3)  # whose threads then need a moment
-
-
-def _reason(error: Exception) -> str:
-    """Reason of a failure of orbax or tensorstore, in one line: the operating system's, if there is one."""
-    if code := re.search(r"\[os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(code[1]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]
-
-
-def _opened(directory: Path, read_only: bool) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        best_fn=_loss,  # without which orbax does not write the metrics
-        preservation_policy=_BestAndLatest(),
-        create=not read_only,
-        cleanup_tmp_directories=not read_only,
-        enable_async_checkpointing=False,
-    )
-    handlers = {"state": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-    create = functools.partial(ocp.CheckpointManager, directory, item_handlers=handlers, options=options)
-    try:
-        for _ in range(9):
-            with suppress(FileNotFoundError):  # another process has deleted a checkpoint once it was listed
-                return create()
-        return create()
-    except ValueError as error:
-        raise ValueError(f"a checkpoint in {directory} is damaged: {error}") from error
-
-
 def _loss(metrics: _Metrics) -> float:
     """The loss by which checkpoints are ordered."""
-    loss = metrics.get("loss", math.inf)
-    return math.inf if math.isnan(loss) else loss
+    loss = as_number(metrics.get("loss"))
+    return math.inf if loss is None or math.isnan(loss) else loss
 
 
 def _age(step: int, metrics: _Metrics) -> tuple[int, int]:
     """In the order of writing; older versions counted no saves, and wrote none below their latest."""
-    return metrics.get("written", 0), step
+    return as_integer(metrics.get("written")) or 0, step
 
 
 def _latest(of: Mapping[int, _Metrics]) -> int | None:
@@ -340,14 +355,6 @@ def _latest(of: Mapping[int, _Metrics]) -> int | None:
 
 def _best(of: Mapping[int, _Metrics]) -> int | None:
     return max(of, key=lambda step: (-_loss(of[step]), *_age(step, of[step])), default=None)
-
-
-class _BestAndLatest(PreservationPolicy):
-    """Which checkpoints orbax keeps; its own policies lose their way at NaN, and go by the step."""
-
-    def should_preserve(self, checkpoints: Sequence[Any], **_: Any) -> Sequence[bool]:
-        metrics = {info.step: info.metrics or {} for info in checkpoints}
-        return [step in (_best(metrics), _latest(metrics)) for step in metrics]
 
 
 def _step(value: Any) -> int:

@@ -1,0 +1,329 @@
+"""Does a run survive whatever ends it? Runs disturbed at a named place, or at any moment, and resumed.
+
+    python -m benchmarks.faults --trials 3072    a night; the same command goes on where it was stopped
+    python -m benchmarks.faults --trials 40      two minutes
+
+Each trial trains a small character model and, once, at a place that ``faults.at`` names or at a random
+moment, kills its process, lets a write fail, tears a file or flips a bit. A fresh process then resumes the
+run, and what it comes to is compared with an undisturbed one: the last state to the bit, every line of
+metrics, every figure. A trial counts if the fault is known to have happened. Processes are forked before
+JAX starts its backend, two at a time.
+"""
+
+import collections
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.char_lm.__main__ import COMMANDS
+from experiments.harness import run as runs
+from experiments.harness.command_line import main
+from jaxrnn.training import arrays, faults
+from jaxrnn.training.checkpoint import Checkpoints
+
+SETTINGS = """--cell elman --hidden-size 6 --dropout 0.2 --batch-size 3 --chunk-length 5 --steps 9
+--warmup-steps 2 --evaluate-every 4 --checkpoint-every 3 --optimizer adam --learning-rate 0.01"""
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
+PARALLEL = 2
+RANDOM = "any moment"  # the place of every fourth trial
+OUTCOMES = ("same", "another best, and said so", "too late", "different", "lost")
+UNTIMED = {"seconds", "items_per_second"}
+FIGURES = ("valid_nats_per_char", "test_nats_per_char", "steps", "parameters")
+FAILURES = {"no space": errno.ENOSPC, "read-only": errno.EROFS, "too many open files": errno.EMFILE}
+# What was published is damaged only where checksums tell: elsewhere, that is a broken disk.
+SEALED = ("checkpoint.sealed", "checkpoint.published", "checkpoint.aside")
+TORN = ("checkpoint.state", "file.written", "metrics.written", *SEALED)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Disturb runs, resume them, and print what came of it."""
+
+    trials: int = 40
+    """How many, in all: those in --out count."""
+    out: Path = Path("out/faults")
+    """Folder of the trials' results; the same command goes on where one was stopped."""
+    seed: int = 0
+    """Seed of places and moments."""
+
+
+class Fault(NamedTuple):
+    """What happens in a trial."""
+
+    place: str
+    occurrence: int  # of the place, from 1 on
+    action: str
+    seed: int
+
+
+def place_of(point: str, path: Path) -> str:
+    """The name of a place in tables: plain files by their name, numbered ones together."""
+    if not point.startswith("file."):
+        return point
+    name = path.name.removesuffix(".tmp")
+    return f"{point} {'samples/*' if path.parent.name == 'samples' else name}"
+
+
+def actions(place: str) -> list[str]:
+    """What can happen at a place."""
+    found = ["kill", *FAILURES]
+    if place.startswith(TORN):
+        found.append("tear, kill")
+    if place.startswith(SEALED):
+        found += ["flip a bit, kill", "flip a bit"]
+    return found
+
+
+def disturb(fault: Fault, happened: Callable[[], None]) -> faults.Hook:
+    """A hook that lets a fault happen, once, and says so first."""
+    passed = 0
+
+    def hook(point: str, path: Path) -> None:
+        nonlocal passed
+        if place_of(point, path) != fault.place:
+            return
+        passed += 1
+        if passed != fault.occurrence:
+            return
+        happened()
+        if fault.action in FAILURES:
+            number = FAILURES[fault.action]
+            raise OSError(number, os.strerror(number), str(path))
+        what, _, kill = fault.action.partition(", ")
+        if what in ("tear", "flip a bit"):
+            damage(path, tear=what == "tear", seed=fault.seed)
+        if "kill" in (what, kill):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def damage(path: Path, *, tear: bool, seed: int) -> None:
+    """Cut a file, or one of a folder's, short, or flip one of its bits."""
+    draw = random.Random(seed)
+    within = sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size)
+    file = draw.choice(within or [path])
+    content = bytearray(file.read_bytes())
+    if tear:
+        del content[draw.randrange(len(content)) :]
+    else:
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    file.write_bytes(content)
+
+
+def train(out: Path, corpus: Path, *, resume: bool) -> None:
+    """The command of every trial."""
+    rest = ["--resume"] if resume else ["--corpus", str(corpus), *SETTINGS.split()]
+    main("", COMMANDS, ["train", "--out", str(out), *rest], split_cores=False)
+
+
+def saved_leaves(out: Path) -> list[np.ndarray]:
+    """The leaves of a run's last state, however they are nested."""
+    with Checkpoints(out / "checkpoints", read_only=True) as checkpoints:
+        folder = checkpoints.directory / str(checkpoints.latest) / "state"
+    target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), arrays.describe(folder))
+    return jax.tree.leaves(arrays.read(folder, target))
+
+
+def digest(out: Path) -> str:
+    """Of every bit of the last state."""
+    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in saved_leaves(out))).hexdigest()
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """What a run has come to, but for its clock."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    summary = runs.read_json(out / "summary.json")
+    return {
+        "state": (out / "digest").read_text(),
+        "metrics": [{k: v for k, v in line.items() if k not in UNTIMED} for line in lines],
+        "figures": {name: summary[name] for name in FIGURES},
+    }
+
+
+def forked(work: Callable[[], None], log: Path) -> int:
+    """Run in a fresh process, what it prints going to a file; returns its process number."""
+    process = os.fork()
+    if process:
+        return process
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    code = 1
+    try:
+        work()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def trial(fault: Fault, folder: Path, corpus: Path, after: float | None) -> dict[str, Any]:
+    """Disturb a run, resume it, and tell how each ended."""
+    out, mark = folder / "run", folder / "happened"
+
+    def disturbed() -> None:
+        with faults.hooked(disturb(fault, mark.touch)):
+            train(out, corpus, resume=False)
+
+    process = forked(disturbed, folder / "disturbed.log")
+    if after is not None:
+        time.sleep(after)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    first = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if after is not None and first == -signal.SIGKILL:
+        mark.touch()
+
+    def resumed() -> None:
+        train(out, corpus, resume=(out / "config.json").is_file())
+        (out / "digest").write_text(digest(out))
+
+    last = os.waitstatus_to_exitcode(os.waitpid(forked(resumed, folder / "resumed.log"), 0)[1])
+    return {"happened": mark.exists(), "first": first, "last": last}
+
+
+def judge(found: dict[str, Any], folder: Path, expected: dict[str, Any]) -> str:
+    """A word for what came of a trial."""
+    if not found["happened"]:
+        return "too late"
+    if found["last"] != 0:
+        return "lost"
+    got = outcome(folder / "run")
+    if got == expected:
+        return "same"
+    warned = "is damaged" in (folder / "resumed.log").read_text() + (folder / "disturbed.log").read_text()
+    # The best checkpoint was damaged, and the run has said so: all but what was measured on it is the same.
+    same = all(got[name] == expected[name] for name in ("state", "metrics"))
+    return "another best, and said so" if warned and same else "different"
+
+
+def undisturbed(folder: Path, corpus: Path) -> tuple[dict[str, int], float]:
+    """How often each place is passed, and the seconds of a run."""
+
+    def record() -> None:
+        seen: list[str] = []
+        with faults.hooked(lambda point, path: seen.append(place_of(point, path))):
+            train(folder / "run", corpus, resume=False)
+        (folder / "run" / "digest").write_text(digest(folder / "run"))
+        (folder / "places.json").write_text(json.dumps(collections.Counter(seen)))
+
+    began = time.monotonic()
+    status = os.waitpid(forked(record, folder / "log"), 0)[1]
+    if status:
+        raise RuntimeError((folder / "log").read_text())
+    return json.loads((folder / "places.json").read_text()), time.monotonic() - began
+
+
+def planned(number: int, seed: int, places: dict[str, int], seconds: float) -> tuple[Fault, float | None]:
+    """The fault of a trial, and after how many seconds it comes if at a random moment."""
+    draw = random.Random(f"{seed} {number}")
+    if number % 4 == 0:
+        return Fault(RANDOM, 0, "kill", number), draw.uniform(0, seconds)
+    cases = [(place, action) for place in sorted(places) for action in actions(place)]
+    place, action = cases[(number - number // 4 - 1) % len(cases)]
+    return Fault(place, draw.randint(1, places[place]), action, number), None
+
+
+def study(config: Config) -> None:
+    """Run the trials that --out lacks, and print the table."""
+    corpus = (config.out / "corpus.txt").absolute()
+    corpus.parent.mkdir(parents=True, exist_ok=True)
+    corpus.write_text(TEXT)
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA's notes on what it finds in the cache
+    jax.config.update("jax_compilation_cache_dir", str(corpus.parent / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    expected_folder = fresh(config.out / "undisturbed")
+    undisturbed(fresh(config.out / "first"), corpus)  # compiles
+    places, seconds = undisturbed(expected_folder, corpus)
+    expected = outcome(expected_folder / "run")
+    done = {line["trial"] for line in results(config.out)}
+    left = [number for number in range(config.trials) if number not in done]
+    print(f"{len(places)} places, {seconds:.1f} s a run, {len(left)} trials to do", flush=True)
+
+    def work(share: list[int], worker: int) -> None:
+        for number in share:
+            fault, after = planned(number, config.seed, places, seconds)
+            folder = fresh(config.out / f"trial_{number}")
+            began = time.monotonic()
+            found = trial(fault, folder, corpus, after)
+            result = judge(found, folder, expected)
+            line = {"trial": number, **fault._asdict(), **found, "outcome": result}
+            line["seconds"] = round(time.monotonic() - began, 2)
+            with (config.out / f"results_{worker}.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            if result not in ("lost", "different"):  # which are for looking at
+                shutil.rmtree(folder)
+
+    workers = [
+        forked(functools.partial(work, left[w::PARALLEL], w), config.out / f"worker_{w}.log")
+        for w in range(PARALLEL)
+    ]
+    for process in workers:
+        if os.waitpid(process, 0)[1]:
+            raise RuntimeError(f"a worker failed; see the logs in {config.out}")
+    report(config, len(places))
+
+
+def fresh(folder: Path) -> Path:
+    """An empty folder, whatever was there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder.absolute()
+
+
+def results(out: Path) -> Iterator[dict[str, Any]]:
+    """The lines of all trials that are done."""
+    for path in sorted(out.glob("results_*.jsonl")):
+        yield from map(json.loads, path.read_text().splitlines())
+
+
+def report(config: Config, places: int) -> None:
+    """Print places and actions against outcomes, and write them with what they depend on."""
+    lines = list(results(config.out))
+    counted = collections.Counter((f"{of['place']}: {of['action']}", of["outcome"]) for of in lines)
+    outcomes = [what for what in OUTCOMES if what in {of["outcome"] for of in lines}]
+    rows = sorted({row for row, _ in counted})
+    widest = max(map(len, rows))
+    print(f"{'':<{widest}}" + "".join(f"  {what}" for what in outcomes))
+    for row in rows:
+        cells = (f"  {counted[row, what] or '':>{len(what)}}" for what in outcomes)
+        print(f"{row:<{widest}}" + "".join(cells).rstrip())
+    total = {what: sum(n for (_, w), n in counted.items() if w == what) for what in outcomes}
+    print(f"{'all':<{widest}}" + "".join(f"  {total[what]:>{len(what)}}" for what in outcomes))
+    summary = {
+        "trials": len(lines),
+        "counted": sum(n for what, n in total.items() if what != "too late"),
+        "outcomes": total,
+        "table": {row: {w: counted[row, w] for w in outcomes if counted[row, w]} for row in rows},
+        "places": places,
+        "seed": config.seed,
+        "seconds": sum(float(of["seconds"]) for of in lines),
+        **runs.environment(),
+    }
+    runs.write_json(config.out / "summary.json", summary)
+
+
+if __name__ == "__main__":
+    study(tyro.cli(Annotated[Config, tyro.conf.arg(name="")], description=__doc__))

@@ -1,0 +1,97 @@
+"""Trees of arrays in a folder, written and read by Orbax, whose failures become one line."""
+
+import gc
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+
+def write(folder: Path, tree: Any) -> None:
+    """Write a tree of arrays into a folder that is not there yet.
+
+    Raises:
+      OSError: if it could not be written, to a full disk say.
+    """
+    _run(lambda arrays: arrays.save(folder, args=ocp.args.StandardSave(tree)), OSError)
+
+
+def read(folder: Path, target: Any) -> Any:
+    """The arrays in a folder, with the shapes, dtypes and shardings of a target.
+
+    Raises:
+      ValueError: if they are damaged.
+    """
+    return _run(lambda arrays: arrays.restore(folder, args=ocp.args.StandardRestore(target)), ValueError)
+
+
+def describe(folder: Path) -> Any:
+    """The tree in a folder, with shapes and dtypes in place of its arrays.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    return _run(lambda arrays: arrays.handler.metadata(folder).tree, ValueError)
+
+
+def _run(work: Callable[[ocp.Checkpointer], Any], kind: type[Exception]) -> Any:
+    with _threads_silent():
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as arrays:
+                return work(arrays)
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            reason = one_line(error)
+        _let_threads_end()
+    raise kind(reason)
+
+
+@contextmanager
+def _threads_silent() -> Iterator[None]:
+    """Where one read or write fails, orbax's threads log it at length, and tensorstore's other ones end by
+    reporting to an event loop that is closed.
+    """
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    def other(entry: logging.LogRecord) -> bool:
+        noise = ("_SignalingThread.run()", "exception was never retrieved")
+        return not any(text in str(entry.msg) for text in noise)
+
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    sys.unraisablehook = hook
+    for logger in loggers:
+        logger.addFilter(other)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+        for logger in loggers:
+            logger.removeFilter(other)
+
+
+def _let_threads_end() -> None:
+    gc.collect()  # cancels what the failed read or write left behind,
+    time.sleep(0.3)  # whose threads then need a moment
+
+
+def one_line(error: Exception) -> str:
+    """Reason of a failure in one line: the operating system's, if there is one.
+
+    >>> one_line(OSError(28, "No space left on device", "run/file"))
+    'No space left on device'
+    """
+    if code := re.search(r"\[os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]

@@ -1,0 +1,104 @@
+"""Files that are whole or not there, and folders whose bytes can be told to be those that were written."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from jaxrnn.training import faults
+
+CHECKSUMS = "checksums"  # in a sealed folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file that is never seen half written; its folder is made if need be.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "folder" / "notes.txt"
+    >>> write_text(path, "whole")
+    >>> path.read_text(), [file.name for file in path.parent.iterdir()]
+    ('whole', ['notes.txt'])
+    """
+    faults.at("file.begin", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    temporary.write_text(text, encoding="utf-8")
+    sync(temporary)
+    faults.at("file.written", temporary)
+    temporary.replace(path)
+    sync(path.parent)
+    faults.at("file.renamed", path)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file lies while it is written."""
+    return path.with_name(path.name + ".tmp")
+
+
+def sync(path: Path) -> None:
+    """Have the contents of a file, or the names in a folder, on the disk and not in memory alone."""
+    with suppress(PermissionError):  # folders of some network file systems cannot be opened
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of a folder's files beside them, and have all of it on the disk.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "weights").write_bytes(bytes(9))
+    >>> seal(folder)
+    >>> damage(folder)
+    >>> _ = (folder / "weights").write_bytes(bytes(8))
+    >>> damage(folder)
+    'weights has changed'
+    """
+    sums = {name: _digest(folder / name) for name in _files(folder)}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, as a sentence about its first such file; None if it is whole."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{CHECKSUMS} is missing"
+    except (OSError, ValueError):
+        return f"{CHECKSUMS} cannot be read"
+    names = set(_files(folder))
+    if not isinstance(sums, dict):
+        return f"{CHECKSUMS} cannot be read"
+    for name in sorted(names | sums.keys()):
+        if name not in names:
+            return f"{name} is missing"
+        if name not in sums:
+            return f"{name} does not belong to it"
+        if (folder / name).is_symlink():
+            return f"{name} is a symbolic link"
+        try:
+            same = _digest(folder / name) == sums[name]
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror}"
+        if not same:
+            return f"{name} has changed"
+    return None
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Whatever is no folder; links are not followed."""
+    for path in folder.rglob("*"):
+        if (path.is_symlink() or not path.is_dir()) and path != folder / CHECKSUMS:
+            yield path.relative_to(folder).as_posix()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
