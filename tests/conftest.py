@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -32,13 +33,37 @@ MOST_MEMORY_MAPS = 50_000
 # The quick check runs the contract tests on one cell, tests of both dtypes in float64 only, and no doctest.
 QUICK_CELL = "lstm"
 
+# What takes long and differs from a test beside it in a parameter alone, as tests in float32 do.
+THOROUGH = re.compile(
+    r"""test_mutations\.py::test_every_mistake.*\[(?!LSTM|Elman)
+    | test_translation_runs\.py::test_every_switch\[general
+    | test_gradient_check\.py::test_a_wrong_derivative_shows_under_every_option
+    | test_recurrence\.py::test_ragged_with_resets\[(?!lstm|gru|min-lstm|zoneout|stack)
+    | test_recurrence\.py::test_over_devices\[autodiff
+    | test_bptt\.py::test_bfloat16_compute\[(gru|min|stack)
+    | test_users_types\.py::.*test_half_precision_stays\[float16
+    | test_seq2seq\.py::test_a_padded_batch_costs.*\[(?!plain|additive)
+    | test_seq2seq\.py::test_gradients_of_the_attention_decoder.*True
+    | test_captioner\.py::test_gradients_against_finite_differences\[(attention-|every|carry)
+    | test_switches\.py::(test_decoders\[.*disable_jit|test_models\[transfer)
+    | test_sharding\.py::test_decoders\[(?!beam|sample)
+    | test_sharding\.py::(test_models_in_explicit_axes\[language|test_unroll_in_explicit_axes\[(?!lstm))
+    | test_padding\.py::test_unroll\[(sphere-bptt|countdown)
+    | test_regularized\.py::test_bptt_equals_autodiff\[(variational-|residual|.*-forward)""",
+    re.VERBOSE,
+)
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         row, dtype = params.get("row"), params.get("dtype")
         other_cell = row is not None and row.name != QUICK_CELL
+        if THOROUGH.search(item.nodeid) or (dtype == "float32" and (row is None or other_cell)):
+            item.add_marker(pytest.mark.thorough)
         if other_cell or dtype == "float32" or isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.slow)
+        if "thorough" in item.keywords:
             item.add_marker(pytest.mark.slow)
         if "slow" not in item.keywords:
             item.add_marker(pytest.mark.quick)

@@ -166,6 +166,7 @@ def test_bfloat16_compute(row: Row):
             assert relative_error(a, b) < (0.01 if a.ndim == 2 else 0.02)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_long_padded_batch_is_that_of_its_sequences():
     """Gradients of a ragged batch equal the sum over its sequences run alone, without padding."""
     cell = jaxrnn.GRU(5)

@@ -4,12 +4,8 @@ import argparse
 import inspect
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -27,7 +23,6 @@ from jaxrnn.data.text import Chunk, Streams, Vocabulary, split_in_order
 from jaxrnn.models.losses import cross_entropy
 from jaxrnn.training.checkpoint import Checkpoints
 from tests.commands import read_metrics, refusal, runner
-from tests.conftest import COMPILES_FAST
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--hidden-size", "8", "--batch-size", "2", "--chunk-length", "8", "--steps", "60"]
@@ -213,41 +208,6 @@ def test_tensorboard_and_plain_adam_without_clipping(corpus, tmp_path):
     options += ["--embedding-size", "8", "--tied"]
     run("train", "--corpus", corpus, "--out", out, *SMALL, *options)
     assert list(out.glob("events.out.tfevents.*"))
-
-
-class Job:
-    """A training run in a process of its own."""
-
-    def __init__(self, corpus, out, *options):
-        command = [sys.executable, "-m", "experiments.char_lm", "train", "--out", str(out)]
-        command += options or ["--corpus", str(corpus), *SMALL, "--checkpoint-every", "2"]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | COMPILES_FAST, **streams)
-
-    def wait_for_step(self, out, step):
-        """Until a checkpoint of that step or a later one has been begun."""
-        while not any(int(path.name.partition(".")[0]) >= step for path in out.glob("checkpoints/*")):
-            assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.001)
-
-    def finish(self):
-        output, _ = self.process.communicate(timeout=300)
-        assert self.process.returncode == 0, output
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment(corpus, tmp_path):
-    """SIGKILL at a random moment, often during a save (every other step saves), then resume."""
-    reference, out = tmp_path / "reference", tmp_path / "run"
-    Job(corpus, reference).finish()
-    job = Job(corpus, out)
-    job.wait_for_step(out, 34)
-    time.sleep(random.Random(0).uniform(0, 0.1))
-    job.process.kill()
-    job.process.communicate()
-    assert job.process.returncode == -signal.SIGKILL  # it had not come to its end
-    Job(corpus, out, "--resume").finish()
-    assert_same_run(out, reference)
 
 
 class TestBadInput:

@@ -72,6 +72,7 @@ def test_equals_numpy(name, given, float64):
 
 
 @pytest.mark.usefixtures("as_users_run")
+@pytest.mark.slow
 def test_bad_input():
     for options, message in (
         ({"cells": []}, "a decoder needs at least one cell, got none"),

@@ -80,6 +80,7 @@ def test_a_cell_of_ones_own_is_recorded_without_gates():
 
 
 @pytest.mark.parametrize("attention", [pytest.param(None, marks=pytest.mark.slow), Additive(4)])
+@pytest.mark.slow
 def test_both_parts_of_a_translator(attention, dtype):
     """Logits as ever; the decoder's states are those of its own steps; h = o tanh(c) in every layer."""
     cells = [jaxrnn.LSTM(5), jaxrnn.LSTM(5)]

@@ -16,6 +16,7 @@ def step_with_extras(state, tokens):
     return state, logits, tokens.astype(jnp.float32)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_predictions():
     """Models with another state, with and without context and extras."""
     states = (state_of(LANES, 1), state_of(LANES, 2), state_of(LANES, 3))

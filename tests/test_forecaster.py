@@ -92,6 +92,7 @@ def test_equals_numpy(output, lags):
             np.testing.assert_allclose(found.widths[time, lane], softplus(out[..., 1:]), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_quantiles_and_losses():
     """Of what is known alone: a NaN that does not count reaches neither the loss nor its gradient."""
     random = np.random.default_rng(0)

@@ -180,6 +180,7 @@ class TestWhatIsWrong:
         where = f"{report.worst.leaf}[{', '.join(map(str, report.worst.place))}]"
         assert f"DISAGREEMENT (!): {report.worst.error:.1e}, bptt, at {where}; tolerance" in str(report)
 
+    @pytest.mark.slow
     def test_wrong_automatic_differentiation(self, float64):
         """Whatever differentiates the step finds the same wrong number; values of the function do not."""
 

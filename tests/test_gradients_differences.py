@@ -120,6 +120,7 @@ def test_numbers_of_python(method):
     assert float(method(jnp.exp, 0.0)) == pytest.approx(1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_at_relus_kink_the_slope_is_zero(float64):
     """By complex step and by hand; a finite difference sees the mean of both sides."""
     cell = jaxrnn.Elman(2, activation="relu")

@@ -74,6 +74,7 @@ def test_of_a_loss_at_the_last_step_it_is_the_sum_of_the_last_terms(steps, float
     assert relative_error(actual.gradient, jax.tree.map(lambda leaf: leaf[-steps:].sum(0), terms)) < 1e-13
 
 
+@pytest.mark.slow
 def test_without_truncation_it_is_the_gradient(float64):
     """More steps than there are; the angle is zero to rounding, not to the root of it."""
     params, xs, carry, lengths, resets = problem(CELL, float64)

@@ -127,6 +127,7 @@ def steps_of(model, params, ids):
 
 
 @pytest.mark.parametrize("lanes", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
 def test_a_recording_is_what_steps_give(lanes, monkeypatch):
     """One after another, or in pieces that begin a little earlier than they are needed."""
     monkeypatch.setattr(recording, "LANES", lanes)

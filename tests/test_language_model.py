@@ -110,6 +110,7 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
 
 
 @pytest.mark.parametrize("time", [1, 3, 1000])
+@pytest.mark.slow
 def test_text_nats_carries_over_the_whole_text(time):
     model, params = made()
     ids = np.asarray(tokens((23,)))
@@ -120,6 +121,7 @@ def test_text_nats_carries_over_the_whole_text(time):
     assert nats == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_text_nats_in_streams_restarts_each():
     model, params = made()
     ids = np.asarray(tokens((23,)))

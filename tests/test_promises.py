@@ -294,6 +294,7 @@ class TestShapesTypesAndRanges:
         expected = run(jnp.array([5, 2]))
         assert relative_error(run(jnp.array([most, 2], kind)), expected) == 0
 
+    @pytest.mark.slow
     def test_memories_and_masks(self):
         decoder = AttentionDecoder(jaxrnn.GRU(4), Additive(5), memory_features=6, size=3)
         weights, values = decoder.init(KEY, 4), jnp.ones((2, 7, 6))

@@ -17,6 +17,7 @@ from jaxrnn.training.state import init_state
 from jaxrnn.training.step import truncated_step
 
 
+@pytest.mark.slow
 def test_hello():
     """Karpathy's "hello": over h, e, l, o the next letter depends on more than the last (l → l, l → o)."""
     vocabulary = Vocabulary(("h", "e", "l", "o"))

@@ -17,6 +17,7 @@ from jaxrnn.models.encoder import Encoder
 from tests.table import random_like
 
 
+@pytest.mark.slow
 def test_sequences_are_recorded_in_their_order():
     """In batches of other lengths and another order, of a network that reads both ways."""
     encoder = Encoder([LSTM(3), GRU(2)], in_features=2, direction="bidirectional")

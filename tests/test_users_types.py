@@ -98,6 +98,7 @@ class TestAnyObjectIsACell:
                 with pytest.raises(TypeError, match=message):
                     take(wrong)
 
+    @pytest.mark.slow
     def test_wrappers_ask_what_is_inside(self):
         """A decoder's params hold a memory too, which only its own check knows of."""
         decoder = AttentionDecoder(jaxrnn.GRU(4), Additive(5), memory_features=6, size=4)

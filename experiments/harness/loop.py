@@ -54,7 +54,8 @@ class _Progress:
     seconds: float = 0.0
     window: list[float] = field(default_factory=list)  # losses since the last line of metrics
     valid: list[float] = field(default_factory=list)  # validation losses
-    due: str = ""  # "evaluation" or "report", if that after the last step has yet to be made
+    due: list[str] = field(default_factory=list)  # what has yet to be done after the last step, in turn
+    grad_norm: float = 0.0  # of the last step
     skipped: list[int] = field(default_factory=list)  # positions of batches without a finite loss
     spent: dict[str, float] = field(default_factory=dict)  # seconds on each of ``clock.PARTS``
 
@@ -84,7 +85,7 @@ def train(loop: Loop, state: TrainState) -> Trained:
             # the data may have moved, and the steps be more
             write_json(loop.directory / "config.json", loop.record)
         metrics = Metrics(loop.directory / "metrics.jsonl")
-        reached = metrics.forget_after(int(state.step), evaluated=progress.due != "evaluation")
+        reached = metrics.forget_after(int(state.step), progress.due)
         with (
             stop_on_signal(config.grace_seconds) as stop,
             training_bar(config.steps, loop.task.unit) as bar,
@@ -217,11 +218,14 @@ class _Session:
         return enough and not self.progress.due
 
     def advance(self) -> None:
-        """What is due: an evaluation, a report, or a step."""
-        if self.progress.due == "evaluation":
-            self._evaluate()
-        elif self.progress.due == "report":
-            self._report()
+        """What is due after the last step, or else the next one."""
+        if self.progress.due:
+            {
+                "line": self._log_training,
+                "evaluation": self._evaluate,
+                "report": self._report,
+                "checkpoint": self._checkpoint,
+            }[self.progress.due[0]]()
         elif self.progress.position in self.progress.skipped:
             self._log({"skipped_batch": self.progress.position}, step=self.step + 1)
             self.progress.position += 1
@@ -229,7 +233,7 @@ class _Session:
             self._step()
 
     def _step(self) -> None:
-        """One step, and a checkpoint or a line of metrics if it is time."""
+        """One step; says what is due after it."""
         batch = shard_batch(self.task.batch(self.progress.position), self.loop.mesh)
         self._charge("waiting_for_data")
         self.state, measured = self.loop.train_step(self.state, batch)
@@ -242,16 +246,20 @@ class _Session:
             self._skip(f"loss {loss}, gradient norm {grad_norm}")
             return
         self.progress.window.append(loss)
-        evaluation_due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
-        if self.step % LOG_EVERY == 0 or evaluation_due:
-            self._log_training(grad_norm)
-        if evaluation_due:
-            self.progress.due = "evaluation"
-        elif (
+        self.progress.grad_norm = grad_norm
+        evaluated = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
+        saved = (
             self.step % self.config.checkpoint_every == 0
             or self.clock.now - self.saved_at > CHECKPOINT_SECONDS
-        ):
-            self.save()
+        )
+        if evaluated or self.step % LOG_EVERY == 0:
+            self.progress.due.append("line")
+        if evaluated or saved:
+            self.progress.due.append("evaluation" if evaluated else "checkpoint")
+
+    def _checkpoint(self) -> None:
+        self.progress.due.pop(0)
+        self.save()
 
     def save(self) -> None:
         """Save a checkpoint, unless this step has one; parameters that are not finite are never saved."""
@@ -284,13 +292,15 @@ class _Session:
         self._charge("lost_to_restarts")
         self.logged_at = self.clock.now
 
-    def _log_training(self, grad_norm: float) -> None:
+    def _log_training(self) -> None:
         window = self.progress.window
         steps = self.step - self.logged_step  # of this process: the window may hold an earlier one's
-        rate = steps * self.task.items[1] / (self.clock.now - self.logged_at)
+        passed = self.clock.now - self.logged_at
+        rate = steps * self.task.items[1] / passed if passed else 0.0
         loss = float(np.mean(window))
+        self._log({"loss": loss, "grad_norm": self.progress.grad_norm, "items_per_second": rate})
+        self.progress.due.pop(0)
         window.clear()
-        self._log({"loss": loss, "grad_norm": grad_norm, "items_per_second": rate})
         self.bar.update(self.step, loss, rate)
         self.logged_at, self.logged_step = self.clock.now, self.step
 
@@ -307,7 +317,7 @@ class _Session:
         self._log(figures)
         self.bar.evaluated(self.step, figures)
         self.progress.valid.append(found["loss"])
-        self.progress.due = "report"
+        self.progress.due[0] = "report"
         self.loss = found["loss"]
         self.save()
 
@@ -320,7 +330,7 @@ class _Session:
     def _report(self) -> None:
         with part(f"the report at step {self.step}"):
             self.task.on_evaluate(on_one_device(self.state.params), self.step)
-        self.progress.due = ""
+        self.progress.due.pop(0)
         self._charge("evaluating")
         self.logged_at = self.clock.now
 

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -224,15 +224,16 @@ class Metrics:
         lines = [line for line in self._lines() if key in line]
         return [line["step"] * per_step for line in lines], [line[key] for line in lines]
 
-    def forget_after(self, step: int, *, evaluated: bool = True) -> float:
-        """Drop the lines past a step, which a resumed run will write again, and that of the evaluation at
-        it unless it was done; returns the seconds of training up to the last line there was.
+    def forget_after(self, step: int, due: Collection[str] = ()) -> float:
+        """Drop what a resumed run will write again: the lines past a step, and those at it that are due,
+        the "line" of training or that of the "evaluation"; returns the seconds up to the last line.
         """
         lines = self.read()
         kept = [
             line
             for line in lines
-            if line["step"] < step or (line["step"] == step and (evaluated or "loss" in line))
+            if line["step"] < step
+            or (line["step"] == step and ("evaluation" if "valid_loss" in line else "line") not in due)
         ]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         return max((line["seconds"] for line in lines), default=0.0)
