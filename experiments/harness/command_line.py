@@ -3,15 +3,18 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from experiments.harness import lock
 from experiments.harness.devices import use_all_cores
+from experiments.harness.distributed import connect, leave, losses_named, one_speaks
 from experiments.harness.run import NOT_OF_THE_RUN, check_out, default_directory, saved_settings
-from experiments.harness.settings import RunSettings, check
+from experiments.harness.settings import RunSettings, TrainingSettings, check
 from experiments.harness.streams import end, lasting
+from jaxrnn.training import processes
 
 # By name, a frozen dataclass of settings and the function that takes it.
 Commands = Mapping[str, tuple[type, Callable[[Any], None]]]
@@ -53,7 +56,12 @@ def main(
         try:
             config = _parse(settings, arguments, program, description if name == default else None)
             check(config)
-            run(_with_folder(config, module))
+            if isinstance(config, TrainingSettings):
+                connect(config)
+            with one_speaks(), losses_named():
+                run(_with_folder(config, module))
+        except ConnectionError as error:
+            _fail(str(error), code=1)
         except (ValueError, OSError) as error:
             _fail(str(error))
         except FloatingPointError as error:
@@ -83,7 +91,8 @@ def _with_folder(config: Any, module: str) -> Any:
     if not isinstance(config, RunSettings):
         return config
     out = config.out or default_directory("_".join(module.split(".")[1:]))
-    check_out(out, resume=config.resume)
+    out = Path(processes.gathered(str(out))[0])
+    processes.on_first(lambda: check_out(out, resume=config.resume))
     return dataclasses.replace(config, out=out)
 
 
@@ -120,4 +129,5 @@ def _names(settings: type) -> set[str]:
 
 def _fail(message: str, code: int = 2) -> None:
     print(f"error: {message}", file=sys.stderr)
+    leave(code)
     raise SystemExit(code)

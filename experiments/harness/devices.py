@@ -1,9 +1,10 @@
-"""Data parallelism over the host's devices: every core of a CPU, or every GPU."""
+"""Data parallelism over all devices: every core of a CPU, or every GPU, of every process."""
 
 import os
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Below this many sequences a device, waiting for the others costs more than they help.
@@ -20,21 +21,87 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def training_mesh(batch_size: int, count: int | None) -> Mesh:
+    """The mesh of a training: over ``count`` devices, or by default as ``batch_mesh``.
+
+    Raises:
+      ValueError: if there are not so many, or they, or the processes, do not divide the batch.
+    """
+    there, processes = len(jax.devices()), jax.process_count()
+    if count is not None and count > there:
+        raise ValueError(f"devices must be at most the {there} that there are, got {count}")
+    if count is not None and count % processes:
+        raise ValueError(f"devices must be a multiple of the {processes} processes, got {count}")
+    least = count or processes
+    if batch_size % least:
+        below, what = batch_size // least * least, "devices" if count else "processes"
+        fits = f"{below} or {below + least}" if below else str(least)
+        raise ValueError(f"batch_size must divide by the {least} {what}: {fits}, got {batch_size}")
+    return batch_mesh(batch_size) if count is None else _mesh(count)
+
+
 def batch_mesh(batch_size: int) -> Mesh:
-    """A mesh with one axis, ``batch``, over as many devices as divide the batch and pay off."""
-    most = min(len(jax.devices()), max(1, batch_size // LEAST_SEQUENCES_PER_DEVICE))
-    count = max(n for n in range(1, most + 1) if batch_size % n == 0)
-    return jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    """A mesh with one axis, ``batch``, over as many devices as divide the batch and pay off.
+
+    Of several processes each takes part with as many; where they do not divide the batch, each has all of
+    it to itself.
+    """
+    processes = jax.process_count()
+    if batch_size % processes:
+        devices = jax.local_devices()[:1]
+        return jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+    most = min(len(jax.local_devices()), max(1, batch_size // (LEAST_SEQUENCES_PER_DEVICE * processes)))
+    return _mesh(max(n * processes for n in range(1, most + 1) if batch_size % (n * processes) == 0))
+
+
+def _mesh(count: int) -> Mesh:
+    """Over so many devices, as many of each process."""
+    each = count // jax.process_count()
+    devices = [device for device in jax.devices() if _rank(device) < each]
+    return jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def _rank(device: jax.Device) -> int:
+    """Among the devices of its process."""
+    return [other for other in jax.devices() if other.process_index == device.process_index].index(device)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _place(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays that every process has, as those of a mesh, for which each gives the part of its devices."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(_of_this_process(tree), sharding)
+
+    def place(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(place, tree)
+
+
+def _of_this_process(tree: Any) -> Any:
+    """Replicated arrays of several processes as arrays of this one."""
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        return leaf.addressable_data(0)
+
+    return jax.tree.map(own, tree)
 
 
 def on_one_device(params: Any) -> Any:
     """One copy of replicated parameters: reading one stream, or writing, has nothing to split."""
-    return jax.device_put(params, jax.devices()[0])
+    return jax.device_put(_of_this_process(params), jax.local_devices()[0])
 
 
 def lanes(batch: Any) -> int:
@@ -59,4 +126,4 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
 def shard(tree: Any, mesh: Mesh, axis: int) -> Any:
     """The given axis of every leaf split over the devices."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch")))
+    return _place(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch")))

@@ -11,12 +11,13 @@ import optax
 import optax.contrib
 
 from experiments.harness import run as runs
-from experiments.harness.devices import batch_mesh, replicate, shard
+from experiments.harness.devices import replicate, shard, training_mesh
 from experiments.harness.loop import Loop, Trained, train
 from experiments.harness.plots import training_curves
 from experiments.harness.reports import part
 from experiments.harness.settings import Optimizer, TrainingSettings
 from experiments.harness.task import Task, train_step
+from jaxrnn.training import processes
 from jaxrnn.training.state import TrainState, init_state
 
 MOST_ROWS = 4096  # of a matrix that Muon moves
@@ -51,18 +52,20 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
       FloatingPointError, SystemExit, ValueError: as ``loop.train``; and for a folder of another run.
     """
     began, out = time.monotonic(), config.folder
+    mesh, optimizer = training_mesh(config.batch_size, config.devices), make_optimizer(config)
     record = runs.config_record(config) | dict(task.record)
     if config.resume:
         runs.check_same_config(runs.load_config(out), record, out)
     else:
-        runs.create(out, record, fill=task.assets)
-    mesh, optimizer = batch_mesh(config.batch_size), make_optimizer(config)
+        processes.on_first(lambda: runs.create(out, record, fill=task.assets))
     carry = task.first_carry(task.batch(0))
     state = first_state(config, task.init, optimizer)
 
     state = replicate(state, mesh)._replace(carry=shard(carry, mesh, axis=0))
     step = train_step(task, optimizer)
     trained = train(Loop(out, config, record, task, step, mesh, whole or out, began), state)
+    if not processes.first():  # the report is the first one's
+        raise SystemExit
     params = load(out, config, task.init, carry)
     return Fitted(out, params, trained, task, config)
 

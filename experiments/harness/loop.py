@@ -1,6 +1,7 @@
 """The training loop: progress, metrics, checkpoints, and an orderly end on signals."""
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ from experiments.harness.run import Metrics, check_same_config, write_json
 from experiments.harness.settings import TrainingSettings
 from experiments.harness.signals import Stop, stop_on_signal
 from experiments.harness.task import Task, evaluate
-from jaxrnn.training import faults
+from jaxrnn.training import faults, processes
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState
 
@@ -95,7 +96,7 @@ def train(loop: Loop, state: TrainState) -> Trained:
             if config.resume:
                 session.clock.add("lost_to_restarts", max(0.0, reached - progress.seconds))
             with _saved_whatever_happens(session):
-                while not session.done and not stop:
+                while not session.done and not session.stopping():
                     session.advance()
             session.save()
             saved_in = time.monotonic() - stop.since
@@ -115,8 +116,8 @@ def _resume(loop: Loop, checkpoints: Checkpoints, state: TrainState) -> tuple[Tr
         restored = _restore(loop, checkpoints, asked, state)
         checkpoints.forget_after(asked)
         return restored
-    damaged = checkpoints.damaged()
-    for step, what in damaged.items():
+    damaged = processes.gathered(list(checkpoints.damaged().items()))[0]
+    for step, what in damaged:
         aside = checkpoints.set_aside(step)
         print(f"warning: checkpoint {step} is damaged: {what}; it stays in {aside}", file=sys.stderr)
     if checkpoints.latest is None:  # the same steps come after the beginning
@@ -171,8 +172,9 @@ def _saved_whatever_happens(session: "_Session") -> Iterator[None]:
     except FloatingPointError:  # the state is no good
         raise
     except Exception:
-        with part("saving what was trained"):
-            session.save()
+        if not processes.several():  # which may be gone
+            with part("saving what was trained"):
+                session.save()
         raise
 
 
@@ -217,6 +219,13 @@ class _Session:
         enough = self.step >= self.config.steps or bool(valid and self.task.stop(valid))
         return enough and not self.progress.due
 
+    def stopping(self) -> bool:
+        """Whether a signal has asked one of the processes to end; ``stop`` then says so in all."""
+        (stopping,) = processes.any_of(bool(self.stop))
+        if stopping and not self.stop:
+            self.stop.number, self.stop.since = signal.SIGTERM, time.monotonic()
+        return stopping  # and not what ``stop`` says by now in this process
+
     def advance(self) -> None:
         """What is due after the last step, or else the next one."""
         if self.progress.due:
@@ -248,10 +257,8 @@ class _Session:
         self.progress.window.append(loss)
         self.progress.grad_norm = grad_norm
         evaluated = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
-        saved = (
-            self.step % self.config.checkpoint_every == 0
-            or self.clock.now - self.saved_at > CHECKPOINT_SECONDS
-        )
+        (late,) = processes.any_of(self.clock.now - self.saved_at > CHECKPOINT_SECONDS)
+        saved = late or self.step % self.config.checkpoint_every == 0
         if evaluated or self.step % LOG_EVERY == 0:
             self.progress.due.append("line")
         if evaluated or saved:
@@ -323,13 +330,14 @@ class _Session:
 
     def _until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
         for batch in batches:
-            if self.stop:
+            if self.stopping():
                 raise _StoppedError
             yield batch
 
     def _report(self) -> None:
-        with part(f"the report at step {self.step}"):
-            self.task.on_evaluate(on_one_device(self.state.params), self.step)
+        if processes.first():
+            with part(f"the report at step {self.step}"):
+                self.task.on_evaluate(on_one_device(self.state.params), self.step)
         self.progress.due.pop(0)
         self._charge("evaluating")
         self.logged_at = self.clock.now
@@ -357,4 +365,5 @@ class _Session:
 
 
 def _events(loop: Loop) -> Any:
-    return tensorboardX.SummaryWriter(str(loop.directory)) if loop.config.tensorboard else nullcontext()
+    wanted = loop.config.tensorboard and processes.first()
+    return tensorboardX.SummaryWriter(str(loop.directory)) if wanted else nullcontext()

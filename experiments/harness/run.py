@@ -17,9 +17,9 @@ import jax
 
 from experiments.harness import lock
 from experiments.harness.devices import cores, on_one_device
-from jaxrnn.training import faults
+from jaxrnn.training import faults, files, processes
 from jaxrnn.training.checkpoint import Checkpoints, check_path
-from jaxrnn.training.files import temporary_name, write_text
+from jaxrnn.training.files import temporary_name
 from jaxrnn.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -29,10 +29,19 @@ DIGEST = "_sha256"
 
 Settings = TypeVar("Settings")
 
+# Settings of a process, which say where, and how it begins; a continuation has its own.
+OF_THE_PROCESS = {"out", "resume", "resume_from", "devices", "coordinator_address", "num_processes"}
+OF_THE_PROCESS |= {"process_id", "cluster_detection_method"}
 # Settings that may differ between a run and its continuation: where data lie, if they are the same, too.
-NOT_OF_THE_RUN = {"out", "resume", "resume_from", "tensorboard", "checkpoint_every", "keep", "steps"}
-NOT_OF_THE_RUN |= {"grace_seconds", "skip_bad_steps", "devices"}
+NOT_OF_THE_RUN = OF_THE_PROCESS | {"checkpoint_every", "keep", "steps", "tensorboard"}
+NOT_OF_THE_RUN |= {"grace_seconds", "skip_bad_steps"}
 NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test", "vectors", "features"}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is never seen half written; of several processes, the first does."""
+    if processes.first():
+        files.write_text(path, text)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -177,9 +186,9 @@ def best_params(directory: Path, like: TrainState) -> Any:
 
 
 def config_record(config: Any) -> dict[str, Any]:
-    """The settings of a run as JSON, without those that only say where and whether to continue."""
+    """The settings of a run as JSON, without those of the process."""
     record = dataclasses.asdict(config)
-    kept = {name: value for name, value in record.items() if name not in {"out", "resume"}}
+    kept = {name: value for name, value in record.items() if name not in OF_THE_PROCESS}
     return json.loads(json.dumps(kept, default=str))  # tuples become lists, as they will be when read again
 
 
@@ -209,7 +218,9 @@ class Metrics:
         self.path = path
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line and flush it."""
+        """Add a line and flush it; of several processes, the first does."""
+        if not processes.first():
+            return
         faults.at("metrics.begin", self.path)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

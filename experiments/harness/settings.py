@@ -138,6 +138,14 @@ class TrainingSettings(RunSettings):
     on from the last checkpoint."""
     devices: Count | None = None
     """Devices over which batches are split; by default as many as pay off."""
+    coordinator_address: str | None = None
+    """HOST:PORT of process 0, of several that train together (see experiments/README.md)."""
+    num_processes: Count | None = None
+    """How many processes train together."""
+    process_id: Annotated[int, check_zero_or_more] | None = None
+    """Number of this process, from 0 on."""
+    cluster_detection_method: str | None = None
+    """Where JAX finds these three by itself: slurm, ompi, mpi4py, k8s."""
     seed: Seed = 0
     """Seed of every random draw."""
     tensorboard: bool = False

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from experiments.harness import run as runs
 from experiments.harness.loop import check_steps
+from jaxrnn.training import processes
 
 Settings = TypeVar("Settings", bound=Any)
 
@@ -20,6 +21,8 @@ def begin_study(config: Any, members: Iterable[str]) -> None:
     record = runs.config_record(config)
     if getattr(config, "resume_from", None) is not None:
         raise ValueError("--resume-from is for a single run; a comparison goes on with --resume")
+    if processes.several():
+        raise ValueError("a comparison runs in one process; train its members one by one")
     if not config.resume:
         runs.create(config.folder, record, fill=lambda folder: None)
         return

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
+
+ALL = ocp.options.MultiprocessingOptions()
 
 
 def write(folder: Path, tree: Any) -> None:
@@ -20,7 +23,7 @@ def write(folder: Path, tree: Any) -> None:
     Raises:
       OSError: if it could not be written, to a full disk say.
     """
-    _run(lambda arrays: arrays.save(folder, args=ocp.args.StandardSave(tree)), OSError)
+    _run(lambda arrays: arrays.save(folder, args=ocp.args.StandardSave(tree)), OSError, ALL)
 
 
 def read(folder: Path, target: Any) -> Any:
@@ -29,7 +32,8 @@ def read(folder: Path, target: Any) -> Any:
     Raises:
       ValueError: if they are damaged.
     """
-    return _run(lambda arrays: arrays.restore(folder, args=ocp.args.StandardRestore(target)), ValueError)
+    asked = ocp.args.StandardRestore(target)
+    return _run(lambda arrays: arrays.restore(folder, args=asked), ValueError, _alone())
 
 
 def describe(folder: Path) -> Any:
@@ -38,13 +42,26 @@ def describe(folder: Path) -> Any:
     Raises:
       ValueError: if it is damaged.
     """
-    return _run(lambda arrays: arrays.handler.metadata(folder).tree, ValueError)
+    return _run(lambda arrays: arrays.handler.metadata(folder).tree, ValueError, _alone())
 
 
-def _run(work: Callable[[ocp.Checkpointer], Any], kind: type[Exception]) -> Any:
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Of several processes each reads what it needs, and waits for no other."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+
+
+def _run(
+    work: Callable[[ocp.Checkpointer], Any],
+    kind: type[Exception],
+    options: ocp.options.MultiprocessingOptions,
+) -> Any:
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
     with _threads_silent():
         try:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as arrays:
+            with ocp.Checkpointer(handler, multiprocessing_options=options) as arrays:
                 return work(arrays)
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = one_line(error)

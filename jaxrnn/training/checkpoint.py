@@ -1,5 +1,6 @@
 """Checkpoints: the train state and a JSON record, atomic and sealed; the best and the latest are kept."""
 
+import functools
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from typing import Any
 from jax.typing import ArrayLike
 
 from jaxrnn.checks import as_integer, as_number, check_number, check_positive
-from jaxrnn.training import arrays, faults, files
+from jaxrnn.training import arrays, faults, files, processes
 from jaxrnn.training.state import TrainState
 from jaxrnn.training.stored import as_like, check_record, misfit, same, specs, storable, target
 
@@ -20,10 +21,9 @@ _Metrics = Mapping[str, Any]  # of one checkpoint
 # They end the name of a checkpoint that is being written, whose step is being written anew, that is being
 # deleted, or that is damaged.
 _WRITING, _ASIDE, _DELETED, _DAMAGED = ".writing", ".replaced", ".deleted", ".damaged"
-_EARLIER = (
-    ".orbax-checkpoint-tmp",
-    "_CHECKPOINT_METADATA",
-)  # written by earlier versions, which sealed nothing
+_JSON = {"record": "record/metadata", "metrics": "metrics/metrics"}
+# Written by earlier versions, which sealed nothing.
+_EARLIER = (".orbax-checkpoint-tmp", "_CHECKPOINT_METADATA")
 # Orbax spells gs:/ otherwise, and tensorstore takes a backslash for a slash.
 _UNWRITABLE = re.compile(r"\\|\[[^/]+\]|\*\*|gs:/|[\ud800-\udfff]")
 
@@ -81,8 +81,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._keep, self._read_only = keep, read_only
         if not read_only:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._settle()
+            processes.on_first(self._settle)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -121,16 +120,20 @@ class Checkpoints:
     def set_aside(self, step: int) -> Path:
         """Take a damaged checkpoint out of use; returns the path under which it stays."""
         aside = self._folder(step, _DAMAGED)
-        if aside.exists():
-            shutil.rmtree(aside)
-        self._folder(step).rename(aside)
+
+        def rename() -> None:
+            if aside.exists():
+                shutil.rmtree(aside)
+            self._folder(step).rename(aside)
+
+        processes.on_first(rename)
         return aside
 
     def forget_after(self, step: int) -> None:
         """Delete the checkpoints that were written after that of a step, which is then the latest."""
         metrics = self._metrics()
         for later in [s for s in metrics if _age(s, metrics[s]) > _age(step, metrics[step])]:
-            self._delete(later)
+            processes.on_first(functools.partial(self._delete, later))
 
     def save(self, state: TrainState, record: dict[str, Any], loss: ArrayLike = math.inf) -> None:
         """Save at ``state.step``, which is then the latest.
@@ -184,7 +187,7 @@ class Checkpoints:
         """
         folder = self._whole(step)
         try:
-            record = json.loads((folder / "record" / "metadata").read_text(encoding="utf-8"))
+            record = json.loads((folder / _JSON["record"]).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:  # in one that is not sealed
             raise self._fault(step, f"is damaged: {arrays.one_line(error)}") from error
         if not isinstance(record, dict):
@@ -246,18 +249,26 @@ class Checkpoints:
     def _write(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
         written = 1 + max((_age(*of)[0] for of in self._metrics().items()), default=0)
         folder = self._folder(step, _WRITING)
-        metrics = {"loss": loss, "written": written}
-        try:
+        contents = {"record": record, "metrics": {"loss": loss, "written": written}}
+
+        def begin() -> None:
             faults.at("checkpoint.begin", folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what an error has left behind
             folder.mkdir()
-            arrays.write(folder / "state", state)
+
+        def finish() -> None:
             faults.at("checkpoint.state", folder / "state")
-            for name, content in {"record/metadata": record, "metrics/metrics": metrics}.items():
-                (folder / name).parent.mkdir()
-                (folder / name).write_text(json.dumps(content), encoding="utf-8")
+            for name, content in contents.items():
+                (folder / name).mkdir()
+                (folder / _JSON[name]).write_text(json.dumps(content), encoding="utf-8")
             files.seal(folder)
             faults.at("checkpoint.sealed", folder)
             self._publish(step, folder)
+
+        try:
+            processes.on_first(begin)
+            arrays.write(folder / "state", state)
+            processes.on_first(finish)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             reason = f"checkpoint {step} could not be written to {self.directory}: {arrays.one_line(error)}"
@@ -285,6 +296,7 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """Clear up after a kill; one put aside gets its name back unless its step was written anew."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         for aside in self.directory.glob(f"*{_ASIDE}"):
             path = aside.with_suffix("")
             if path.exists():
@@ -307,9 +319,10 @@ class Checkpoints:
             return False
         loaded = self._read(step, target(saved, state))
         try:
-            return same(as_like(loaded, state), state)
+            (differs,) = processes.any_of(not same(as_like(loaded, state), state))
         except ValueError:  # keys of another implementation
             return False
+        return not differs
 
     def _whole(self, step: int | None) -> Path:
         """The folder of a checkpoint that is there, and whole.

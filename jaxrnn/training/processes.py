@@ -1,0 +1,71 @@
+"""Several processes that train together: what one does for all of them, and what all of them know."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def first() -> bool:
+    """Whether this is the process that does what is done once: of one alone, always.
+
+    >>> first()
+    True
+    """
+    return jax.process_index() == 0
+
+
+def several() -> bool:
+    """Whether there are others."""
+    return jax.process_count() > 1
+
+
+def on_first(work: Callable[[], object]) -> None:
+    """Do in the first process what is done once; all go on when it is done.
+
+    Raises:
+      OSError, ValueError: in all of them, where it fails in the first.
+    """
+    if not several():
+        work()
+        return
+    failure = None
+    if first():
+        try:
+            work()
+        except (OSError, ValueError) as error:
+            failure = [isinstance(error, OSError), str(error)]
+    failure = gathered(failure)[0]
+    if failure is not None:
+        kind = OSError if failure[0] else ValueError
+        raise kind(failure[1])
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each process gives, by its number; JSON.
+
+    >>> gathered({"seed": 0})
+    [{'seed': 0}]
+    """
+    if not several():
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(len(text)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(text)] = text
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def any_of(*flags: bool) -> tuple[bool, ...]:
+    """Whether each flag is set in some process, which all of them then know.
+
+    >>> any_of(True, False)
+    (True, False)
+    """
+    if not several():
+        return flags
+    return tuple(map(bool, multihost_utils.process_allgather(np.array(flags)).any(axis=0)))

@@ -1,0 +1,219 @@
+"""Training over any number of devices and processes: the same steps, and what is said if it cannot be."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import faults as study
+from experiments.char_lm.__main__ import COMMANDS
+from experiments.harness import devices, distributed
+from experiments.harness import run as runs
+from experiments.harness.settings import TrainingSettings
+from jaxrnn.training.checkpoint import Checkpoints
+from tests.commands import killed, read_metrics, refusal, runner
+from tests.conftest import COMPILES_FAST
+
+ROOT = Path(__file__).parent.parent
+SMALL = study.SETTINGS.replace("--batch-size 3", "--batch-size 8").split()
+TOLERANCE = 2e-6  # of parameters: sums over devices add up in another order
+run = runner(COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text(study.TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def on_one(corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("one") / "run"
+    run("train", "--corpus", corpus, "--out", out, *SMALL, "--devices", 1)
+    return out
+
+
+def latest(out):
+    with Checkpoints(out / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.latest
+
+
+def distance(out, other):
+    return max(
+        np.abs(a.astype(np.float64) - b).max()
+        for a, b in zip(study.saved_leaves(out), study.saved_leaves(other), strict=True)
+    )
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_over_another_number_of_devices(on_one, corpus, tmp_path):
+    """The same batches and draws of dropout, whatever the number; equal numbers give equal bits."""
+    out, same = tmp_path / "run", tmp_path / "same"
+    killed(run, 3, "train", "--corpus", corpus, "--out", out, *SMALL, "--devices", 4)
+    killed(run, 3, "train", "--out", out, "--resume", "--devices", 2)
+    run("train", "--out", out, "--resume", "--devices", 1)
+    assert distance(out, on_one) < TOLERANCE
+    for line, expected in zip(read_metrics(out), read_metrics(on_one), strict=True):
+        assert line == pytest.approx(expected, rel=1e-5)
+    killed(run, 5, "train", "--corpus", corpus, "--out", same, *SMALL, "--devices", 1)
+    run("train", "--out", same, "--resume", "--devices", 1)
+    assert distance(same, on_one) == 0
+
+
+class Processes:
+    """Commands of several processes on one machine."""
+
+    def __init__(self, count, *arguments):
+        with socket.create_server(("", 0)) as server:
+            address = f"localhost:{server.getsockname()[1]}"
+        command = [sys.executable, "-m", "experiments.char_lm", "train", *map(str, arguments)]
+        command += ["--coordinator-address", address, "--num-processes", str(count), "--process-id"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.running = [
+            subprocess.Popen([*command, str(n)], cwd=ROOT, env=os.environ | COMPILES_FAST, **pipes)
+            for n in range(count)
+        ]
+
+    def end(self):
+        """Exit codes, and what was said on standard error."""
+        said = [process.communicate(timeout=120)[1] for process in self.running]
+        return [process.returncode for process in self.running], said
+
+
+@pytest.mark.slow
+def test_two_processes_are_two_devices(on_one, corpus, tmp_path):
+    two = Processes(2, "--corpus", corpus, "--out", tmp_path / "two", *SMALL)
+    assert two.end()[0] == [0, 0]
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in on_one.iterdir()}
+    assert distance(tmp_path / "two", on_one) < TOLERANCE
+    summary, expected = (runs.read_json(out / "summary.json") for out in (tmp_path / "two", on_one))
+    for name in study.FIGURES:
+        assert summary[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("who", [0, 1])
+def test_one_of_two_processes_dies(who, corpus, tmp_path):
+    """The other ends with a message; one process alone goes on from the last checkpoint."""
+    out, options = tmp_path / "run", [*SMALL, "--steps", 3000, "--evaluate-every", 1500]
+    two = Processes(2, "--corpus", corpus, "--out", out, *options)
+    while not list(out.glob("checkpoints/*[0-9]")):
+        time.sleep(0.05)
+    time.sleep(0.3)
+    began = time.monotonic()
+    two.running[who].send_signal(signal.SIGKILL)
+    codes, said = two.end()
+    assert time.monotonic() - began < 60
+    assert codes[who] == -signal.SIGKILL
+    if who == 1 or codes[1] == 1:
+        ended = "error: another process of this run has ended; start all of them again with --resume\n"
+        assert (codes[1 - who], said[1 - who]) == (1, ended)
+    else:  # JAX saw it first that process 0 is gone, and aborts
+        assert codes[1] == -signal.SIGABRT
+        assert "another task died" in said[1]
+    step = latest(out)
+    run("train", "--out", out, "--resume", "--devices", 1, "--steps", step + 2)
+    assert runs.read_json(out / "summary.json")["steps"] == step + 2
+
+
+@pytest.mark.thorough
+def test_a_signal_to_one_of_two_processes_stops_both(on_one, corpus, tmp_path):
+    """At the same step, saved; together they go on."""
+    out, options = tmp_path / "run", [*SMALL, "--steps", 3000, "--evaluate-every", 1500]
+    two = Processes(2, "--corpus", corpus, "--out", out, *options)
+    while not list(out.glob("checkpoints/*[0-9]")):
+        time.sleep(0.05)
+    two.running[1].send_signal(signal.SIGTERM)
+    assert two.end() == ([128 + signal.SIGTERM] * 2, ["", ""])
+    step = latest(out)
+    again = Processes(2, "--out", out, "--resume", "--steps", step + 2)
+    assert again.end() == ([0, 0], ["", ""])
+    assert runs.read_json(out / "summary.json")["steps"] == step + 2
+
+
+class TestTheRoll:
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch):
+        monkeypatch.setattr(distributed, "START_SECONDS", 1.0)
+
+    def called(self, count, numbers):
+        """What each of the processes that come is told."""
+        with socket.create_server(("", 0)) as server:
+            port = server.getsockname()[1]
+        told = {}
+
+        def come(key, number):
+            try:
+                distributed._call_the_roll(f"localhost:{port}", count, number)
+                told[key] = ""
+            except ValueError as error:
+                told[key] = str(error).replace(str(port), "PORT")
+
+        threads = [threading.Thread(target=come, args=of) for of in enumerate(numbers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [told[key] for key in range(len(numbers))]
+
+    def test_all_come(self):
+        assert self.called(3, [2, 0, 1]) == ["", "", ""]
+
+    def test_some_do_not(self):
+        assert self.called(4, [0, 2]) == ["of 4 processes, 1, 3 did not come within 1 s"] * 2
+
+    def test_one_comes_twice(self):
+        assert self.called(3, [0, 1, 1]) == ["process_id 1 came twice, or is not one of 3"] * 3
+
+    def test_nobody_is_there(self):
+        (told,) = self.called(2, [1])
+        assert told == "process 0 does not answer at localhost:PORT within 1 s: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_processes": 2}, "go together, .*; got --num-processes alone"),
+        (
+            {"coordinator_address": "host", "num_processes": 2, "process_id": 0},
+            "coordinator_address must be HOST:PORT, got 'host'",
+        ),
+        (
+            {"coordinator_address": "host:1", "num_processes": 2, "process_id": 2},
+            "process_id must be below num_processes, 2, got 2",
+        ),
+    ],
+)
+def test_what_is_no_group_of_processes(given, message):
+    with pytest.raises(ValueError, match=message):
+        distributed.connect(TrainingSettings(**given))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "count", "message"),
+    [
+        (8, 5, "devices must be at most the 4 that there are, got 5"),
+        (9, 4, "batch_size must divide by the 4 devices: 8 or 12, got 9"),
+        (3, 4, "batch_size must divide by the 4 devices: 4, got 3"),
+    ],
+)
+def test_what_devices_cannot_split(batch_size, count, message, corpus, tmp_path, capsys):
+    with pytest.raises(ValueError, match=message):
+        devices.training_mesh(batch_size, count)
+    options = ["--batch-size", batch_size, "--devices", count, "--out", tmp_path / "run"]
+    assert refusal(capsys, run, "train", "--corpus", corpus, *SMALL, *options) == f"error: {message}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_by_default_as_many_devices_as_pay_off():
+    least = devices.LEAST_SEQUENCES_PER_DEVICE
+    sizes = [devices.training_mesh(size, None).size for size in (1, least, 2 * least, 3 * least, 5 * least)]
+    assert sizes == [1, 1, 2, 3, 4]
