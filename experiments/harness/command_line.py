@@ -12,7 +12,7 @@ from experiments.harness import lock
 from experiments.harness.devices import use_all_cores
 from experiments.harness.distributed import connect, leave, losses_named, one_speaks
 from experiments.harness.run import NOT_OF_THE_RUN, check_out, default_directory, saved_settings
-from experiments.harness.settings import RunSettings, TrainingSettings, check
+from experiments.harness.settings import RunSettings, TrainingSettings, check, check_saved
 from experiments.harness.streams import end, lasting
 from jaxrnn.training import processes
 
@@ -112,6 +112,10 @@ def _parse(settings: type, arguments: list[str], program: str, description: str 
     if given.out is None:
         raise ValueError("--resume needs --out DIR, the run to continue")
     saved = {name: value for name, value in saved_settings(given.out).items() if name in _names(settings)}
+    try:
+        check_saved(settings, saved)
+    except ValueError as error:
+        raise ValueError(f"{given.out / 'config.json'} is damaged: {error}") from error
     of_the_run = dataclasses.replace(given, **saved)
     asked = tyro.cli(settings, args=arguments, prog=program, default=of_the_run)
     for name in sorted(_names(settings) - NOT_OF_THE_RUN):

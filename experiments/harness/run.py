@@ -17,6 +17,7 @@ import jax
 
 from experiments.harness import lock
 from experiments.harness.devices import cores, on_one_device
+from experiments.harness.settings import check, check_saved
 from jaxrnn.training import faults, files, processes
 from jaxrnn.training.checkpoint import Checkpoints, check_path
 from jaxrnn.training.files import temporary_name
@@ -56,7 +57,7 @@ def read_json(path: Path) -> Any:
       ValueError: if the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is missing or damaged: {error}") from error
 
@@ -126,7 +127,7 @@ def load_config(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{directory} holds no run: there is no config.json")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = files.read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
@@ -167,7 +168,13 @@ def load_settings(directory: Path, kind: type[Settings]) -> Settings:
     if unknown := saved.keys() - names:
         given = ", ".join(sorted(unknown))
         raise ValueError(f"{directory} holds a run of another experiment: config.json has {given}")
-    return kind(**saved)
+    try:
+        check_saved(kind, saved)
+        config = kind(**saved)
+        check(config)
+    except ValueError as error:
+        raise ValueError(f"{directory / 'config.json'} is damaged: {error}") from error
+    return config
 
 
 def best_params(directory: Path, like: TrainState) -> Any:
@@ -194,8 +201,7 @@ def config_record(config: Any) -> dict[str, Any]:
 
 def check_same_config(saved: dict[str, Any], expected: dict[str, Any], directory: Path) -> None:
     """Raise ValueError, naming the field, if what a run saved has other settings or data than expected."""
-    digests = {name for name in saved if name.endswith(DIGEST)}
-    for name in sorted((expected.keys() | digests) - NOT_OF_THE_RUN):
+    for name in sorted((expected.keys() | saved.keys()) - NOT_OF_THE_RUN):
         if saved.get(name) == expected.get(name):
             continue
         if name.endswith(DIGEST):
@@ -207,7 +213,7 @@ def check_same_config(saved: dict[str, Any], expected: dict[str, Any], directory
             raise ValueError(f"{what}: {text} is not the one the run in {directory} began with")
         raise ValueError(
             f"the run in {directory} has another configuration: "
-            f"{name} should be {expected[name]!r}, got {saved.get(name)!r}"
+            f"{name} should be {expected.get(name)!r}, got {saved.get(name)!r}"
         )
 
 

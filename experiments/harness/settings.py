@@ -6,6 +6,7 @@ before any work is done.
 
 import inspect
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -28,6 +29,13 @@ def check_zero_or_more(name: str, value: float) -> None:
         raise ValueError(f"{name} must be 0 or more, got {value}")
 
 
+def check_count(name: str, value: int) -> None:
+    """Raise ValueError unless a number can count something in memory."""
+    check_positive(name, value)
+    if value >= 2**31:
+        raise ValueError(f"{name} must be below 2**31, got {value}")
+
+
 def check_seed(name: str, value: int) -> None:
     """Raise ValueError unless a number can seed a key."""
     if (seed := as_integer(value)) is None or not 0 <= seed < 2**32:
@@ -40,7 +48,7 @@ def check_length_penalty(name: str, value: float) -> None:
         raise ValueError(f"{name} must lie in [0, {MOST_PENALTY}], got {value}")
 
 
-Count = Annotated[int, check_positive]
+Count = Annotated[int, check_count]
 Fraction = Annotated[float, check_fraction]
 Positive = Annotated[float, check_above_zero]
 Seed = Annotated[int, check_seed]
@@ -78,6 +86,34 @@ def check(config: Any) -> None:
             for each in value if isinstance(value, tuple) else (value,):
                 if each is not None:
                     _check_value(name, each, part)
+
+
+def check_saved(kind: type, saved: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the field, unless settings read from JSON are of the types of a dataclass.
+
+    >>> check_saved(TrainingSettings, {"steps": "9"})
+    Traceback (most recent call last):
+        ...
+    ValueError: steps must be int, got '9'
+    """
+    hints = typing.get_type_hints(kind)
+    for name, value in saved.items():
+        if name in hints and not _is_of(value, hints[name]):
+            expected = getattr(hints[name], "__name__", None) or str(hints[name]).replace("typing.", "")
+            raise ValueError(f"{name} must be {expected}, got {value!r:.60}")
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is of a type of settings."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_is_of(each, parts[0]) for each in value)
+    if parts:  # a union
+        return any(_is_of(value, part) for part in parts)
+    kinds = {float: (int, float), Path: (str, Path)}.get(hint, (hint,))
+    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
 
 
 def _check_value(name: str, value: Any, annotation: Any) -> None:

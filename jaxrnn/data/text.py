@@ -110,7 +110,7 @@ class Vocabulary:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(tuple(content["characters"]), content["unknown"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no vocabulary: {error}") from error
 
 

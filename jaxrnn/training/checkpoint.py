@@ -187,7 +187,7 @@ class Checkpoints:
         """
         folder = self._whole(step)
         try:
-            record = json.loads((folder / _JSON["record"]).read_text(encoding="utf-8"))
+            record = files.read_json(folder / _JSON["record"])
         except (OSError, ValueError) as error:  # in one that is not sealed
             raise self._fault(step, f"is damaged: {arrays.one_line(error)}") from error
         if not isinstance(record, dict):
@@ -236,9 +236,7 @@ class Checkpoints:
         found = {}
         for step in self._steps():
             try:
-                metrics = json.loads(
-                    (self._folder(step) / "metrics" / "metrics").read_text(encoding="utf-8")
-                )
+                metrics = files.read_json(self._folder(step) / _JSON["metrics"])
             except (OSError, ValueError):
                 if not self._folder(step).exists():  # by now
                     continue

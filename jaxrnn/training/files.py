@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from jaxrnn.training import faults
 
@@ -30,6 +31,19 @@ def write_text(path: Path, text: str) -> None:
     temporary.replace(path)
     sync(path.parent)
     faults.at("file.renamed", path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      ValueError: for a file that holds none, or nests it too deeply to read.
+      OSError: if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def temporary_name(path: Path) -> Path:
@@ -68,7 +82,7 @@ def seal(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a sealed folder, as a sentence about its first such file; None if it is whole."""
     try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        sums = read_json(folder / CHECKSUMS)
     except FileNotFoundError:
         return f"{CHECKSUMS} is missing"
     except (OSError, ValueError):
