@@ -1,6 +1,8 @@
 """Command lines from dataclasses: sub-commands, resumed settings, and errors without tracebacks."""
 
 import dataclasses
+import errno
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,7 +65,7 @@ def main(
         except ConnectionError as error:
             _fail(str(error), code=1)
         except (ValueError, OSError) as error:
-            _fail(str(error))
+            _fail(f"{error}{_room(error)}")
         except FloatingPointError as error:
             _fail(str(error), code=1)
         except SystemExit as ended:
@@ -129,6 +131,14 @@ def _parse(settings: type, arguments: list[str], program: str, description: str 
 
 def _names(settings: type) -> set[str]:
     return {field.name for field in dataclasses.fields(settings)}
+
+
+def _room(error: Exception) -> str:
+    """How much is free where there is no space left, if the error tells where."""
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename is None:
+        return ""
+    folder = next(folder for folder in Path(error.filename).absolute().parents if folder.exists())
+    return f" ({shutil.disk_usage(folder).free:,} bytes are free)"
 
 
 def _fail(message: str, code: int = 2) -> None:

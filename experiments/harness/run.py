@@ -228,7 +228,7 @@ class Metrics:
         if not processes.first():
             return
         faults.at("metrics.begin", self.path)
-        with self.path.open("a", encoding="utf-8") as file:
+        with files.errors_name(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         faults.at("metrics.written", self.path)
 

@@ -1,5 +1,6 @@
 """Checkpoints: the train state and a JSON record, atomic and sealed; the best and the latest are kept."""
 
+import errno
 import functools
 import json
 import math
@@ -268,9 +269,13 @@ class Checkpoints:
             arrays.write(folder / "state", state)
             processes.on_first(finish)
         except OSError as error:
+            reason = arrays.one_line(error)
             shutil.rmtree(folder, ignore_errors=True)
-            reason = f"checkpoint {step} could not be written to {self.directory}: {arrays.one_line(error)}"
-            raise OSError(reason) from error
+            if reason == os.strerror(errno.ENOSPC):
+                reason += f" ({shutil.disk_usage(self.directory).free:,} bytes are free)"
+            raise OSError(
+                f"checkpoint {step} could not be written to {self.directory}: {reason}"
+            ) from error
 
     def _publish(self, step: int, folder: Path) -> None:
         """Rename a checkpoint that is written; at every moment the one before is there, too, or aside."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,26 @@ def write_text(path: Path, text: str) -> None:
     ('whole', ['notes.txt'])
     """
     faults.at("file.begin", path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    faults.at("file.written", temporary)
-    temporary.replace(path)
-    sync(path.parent)
+    with errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(path)
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+        faults.at("file.written", temporary)
+        temporary.replace(path)
+        sync(path.parent)
     faults.at("file.renamed", path)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Failures to write name the path, as those to open a file do by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def read_json(path: Path) -> Any:
