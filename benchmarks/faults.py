@@ -77,6 +77,8 @@ def place_of(point: str, path: Path) -> str:
     if not point.startswith("file."):
         return point
     name = path.name.removesuffix(".tmp")
+    if name.startswith(".picture"):
+        name = "picture"
     return f"{point} {'samples/*' if path.parent.name == 'samples' else name}"
 
 
@@ -101,13 +103,14 @@ def disturb(fault: Fault, happened: Callable[[], None]) -> faults.Hook:
         passed += 1
         if passed != fault.occurrence:
             return
-        happened()
         if fault.action in FAILURES:
+            happened()
             number = FAILURES[fault.action]
             raise OSError(number, os.strerror(number), str(path))
         what, _, kill = fault.action.partition(", ")
         if what in ("tear", "flip a bit"):
             damage(path, tear=what == "tear", seed=fault.seed)
+        happened()
         if "kill" in (what, kill):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -120,8 +123,9 @@ def damage(path: Path, *, tear: bool, seed: int) -> None:
     within = sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size)
     file = draw.choice(within or [path])
     content = bytearray(file.read_bytes())
-    if tear:
-        del content[draw.randrange(len(content)) :]
+    if tear:  # of lines that are appended, the last
+        begin = content.rfind(b"\n", 0, -1) + 1 if file.suffix == ".jsonl" else 0
+        del content[draw.randrange(begin, len(content)) :]
     else:
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     file.write_bytes(content)

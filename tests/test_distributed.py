@@ -28,16 +28,18 @@ run = runner(COMMANDS)
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    path.write_text(study.TEXT)
-    return path
+def data(tmp_path_factory):
+    """A corpus, and a validation text of several chunks, over which the carry goes on."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "corpus.txt").write_text(study.TEXT)
+    (folder / "valid.txt").write_text(study.TEXT * (52_000 // len(study.TEXT)))
+    return ["--corpus", folder / "corpus.txt", "--valid", folder / "valid.txt"]
 
 
 @pytest.fixture(scope="module")
-def on_one(corpus, tmp_path_factory):
+def on_one(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("one") / "run"
-    run("train", "--corpus", corpus, "--out", out, *SMALL, "--devices", 1)
+    run("train", *data, "--out", out, *SMALL, "--devices", 1)
     return out
 
 
@@ -54,16 +56,16 @@ def distance(out, other):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_over_another_number_of_devices(on_one, corpus, tmp_path):
+def test_a_run_goes_on_over_another_number_of_devices(on_one, data, tmp_path):
     """The same batches and draws of dropout, whatever the number; equal numbers give equal bits."""
     out, same = tmp_path / "run", tmp_path / "same"
-    killed(run, 3, "train", "--corpus", corpus, "--out", out, *SMALL, "--devices", 4)
+    killed(run, 3, "train", *data, "--out", out, *SMALL, "--devices", 4)
     killed(run, 3, "train", "--out", out, "--resume", "--devices", 2)
     run("train", "--out", out, "--resume", "--devices", 1)
     assert distance(out, on_one) < TOLERANCE
     for line, expected in zip(read_metrics(out), read_metrics(on_one), strict=True):
         assert line == pytest.approx(expected, rel=1e-5)
-    killed(run, 5, "train", "--corpus", corpus, "--out", same, *SMALL, "--devices", 1)
+    killed(run, 5, "train", *data, "--out", same, *SMALL, "--devices", 1)
     run("train", "--out", same, "--resume", "--devices", 1)
     assert distance(same, on_one) == 0
 
@@ -89,8 +91,8 @@ class Processes:
 
 
 @pytest.mark.slow
-def test_two_processes_are_two_devices(on_one, corpus, tmp_path):
-    two = Processes(2, "--corpus", corpus, "--out", tmp_path / "two", *SMALL)
+def test_two_processes_are_two_devices(on_one, data, tmp_path):
+    two = Processes(2, *data, "--out", tmp_path / "two", *SMALL)
     assert two.end()[0] == [0, 0]
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in on_one.iterdir()}
     assert distance(tmp_path / "two", on_one) < TOLERANCE
@@ -101,10 +103,10 @@ def test_two_processes_are_two_devices(on_one, corpus, tmp_path):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("who", [0, 1])
-def test_one_of_two_processes_dies(who, corpus, tmp_path):
+def test_one_of_two_processes_dies(who, data, tmp_path):
     """The other ends with a message; one process alone goes on from the last checkpoint."""
     out, options = tmp_path / "run", [*SMALL, "--steps", 3000, "--evaluate-every", 1500]
-    two = Processes(2, "--corpus", corpus, "--out", out, *options)
+    two = Processes(2, *data, "--out", out, *options)
     while not list(out.glob("checkpoints/*[0-9]")):
         time.sleep(0.05)
     time.sleep(0.3)
@@ -125,10 +127,10 @@ def test_one_of_two_processes_dies(who, corpus, tmp_path):
 
 
 @pytest.mark.thorough
-def test_a_signal_to_one_of_two_processes_stops_both(on_one, corpus, tmp_path):
+def test_a_signal_to_one_of_two_processes_stops_both(on_one, data, tmp_path):
     """At the same step, saved; together they go on."""
     out, options = tmp_path / "run", [*SMALL, "--steps", 3000, "--evaluate-every", 1500]
-    two = Processes(2, "--corpus", corpus, "--out", out, *options)
+    two = Processes(2, *data, "--out", out, *options)
     while not list(out.glob("checkpoints/*[0-9]")):
         time.sleep(0.05)
     two.running[1].send_signal(signal.SIGTERM)
@@ -205,11 +207,11 @@ def test_what_is_no_group_of_processes(given, message):
         (3, 4, "batch_size must divide by the 4 devices: 4, got 3"),
     ],
 )
-def test_what_devices_cannot_split(batch_size, count, message, corpus, tmp_path, capsys):
+def test_what_devices_cannot_split(batch_size, count, message, data, tmp_path, capsys):
     with pytest.raises(ValueError, match=message):
         devices.training_mesh(batch_size, count)
     options = ["--batch-size", batch_size, "--devices", count, "--out", tmp_path / "run"]
-    assert refusal(capsys, run, "train", "--corpus", corpus, *SMALL, *options) == f"error: {message}\n"
+    assert refusal(capsys, run, "train", *data, *SMALL, *options) == f"error: {message}\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -30,7 +30,7 @@ PLACES += ["evaluation.begin", "evaluation.done", "metrics.begin", "metrics.writ
 PLACES += ["run.folder", "run.begun", "run.filled"]
 for name in ("config.json", "metrics.jsonl", "samples.txt", "samples/*", "summary.json"):
     PLACES += [f"file.{when} {name}" for when in ("begin", "written", "renamed")]
-PLACES.append("file.written learning_curve.png")
+PLACES.append("file.written picture")
 run = runner(COMMANDS)
 
 
@@ -306,9 +306,11 @@ with stop_on_signal(grace_seconds=0.5 if GRACE else 60):
         ) as process:
             assert process.stdout.readline()
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)  # an echo
             time.sleep(0.2)
             assert process.poll() is None
             if second:
+                time.sleep(1)
                 process.send_signal(second)
             _, error = process.communicate(timeout=10)
         assert process.returncode == (-signal.SIGTERM if second else 128 + signal.SIGTERM)

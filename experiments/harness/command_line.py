@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,11 @@ def main(
             raise
         except KeyboardInterrupt:
             _fail("interrupted", code=130)
+        except Exception:
+            if processes.several():
+                traceback.print_exc()
+                leave(1)
+            raise
         finally:
             lock.release()
         end(output, files="out" in _names(settings))

@@ -11,9 +11,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 LEAST_SEQUENCES_PER_DEVICE = 8
 
 
-def use_all_cores() -> None:
-    """Make every core a JAX device; before JAX starts, and without effect where there is a GPU."""
-    jax.config.update("jax_num_cpu_devices", cores())
+def use_all_cores(processes: int = 1) -> None:
+    """Make every core a JAX device, of so many processes that share them; before JAX starts, and without
+    effect where there is a GPU, or ``JAX_NUM_CPU_DEVICES`` says how many.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", max(1, cores() // processes))
 
 
 def cores() -> int:
@@ -37,33 +40,35 @@ def training_mesh(batch_size: int, count: int | None) -> Mesh:
         below, what = batch_size // least * least, "devices" if count else "processes"
         fits = f"{below} or {below + least}" if below else str(least)
         raise ValueError(f"batch_size must divide by the {least} {what}: {fits}, got {batch_size}")
-    return batch_mesh(batch_size) if count is None else _mesh(count)
+    return batch_mesh(batch_size) if count is None else _mesh(count // processes, everywhere=True)
 
 
-def batch_mesh(batch_size: int) -> Mesh:
+def batch_mesh(batch_size: int, *, together: bool = True) -> Mesh:
     """A mesh with one axis, ``batch``, over as many devices as divide the batch and pay off.
 
-    Of several processes each takes part with as many; where they do not divide the batch, each has all of
-    it to itself.
+    Of several processes each takes part with as many, if they work on it ``together`` and divide the batch;
+    else this one has all of it to itself.
     """
     processes = jax.process_count()
-    if batch_size % processes:
-        devices = jax.local_devices()[:1]
-        return jax.make_mesh((1,), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+    if not together or batch_size % processes:
+        processes = 1
     most = min(len(jax.local_devices()), max(1, batch_size // (LEAST_SEQUENCES_PER_DEVICE * processes)))
-    return _mesh(max(n * processes for n in range(1, most + 1) if batch_size % (n * processes) == 0))
+    each = max(n for n in range(1, most + 1) if batch_size % (n * processes) == 0)
+    return _mesh(each, everywhere=processes > 1)
 
 
-def _mesh(count: int) -> Mesh:
-    """Over so many devices, as many of each process."""
-    each = count // jax.process_count()
-    devices = [device for device in jax.devices() if _rank(device) < each]
-    return jax.make_mesh((count,), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+def _mesh(each: int, *, everywhere: bool) -> Mesh:
+    """Over so many devices of each process, or of this one."""
+    numbers = range(jax.process_count()) if everywhere else [jax.process_index()]
+    devices = [device for number in numbers for device in jax.local_devices(number)[:each]]
+    return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def _rank(device: jax.Device) -> int:
-    """Among the devices of its process."""
-    return [other for other in jax.devices() if other.process_index == device.process_index].index(device)
+def spread(tree: Any) -> bool:
+    """Whether some of a tree's arrays are those of several processes."""
+    return any(
+        isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)
+    )
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -77,8 +82,8 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
         return jax.device_put(_of_this_process(tree), sharding)
 
     def place(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-            return leaf
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

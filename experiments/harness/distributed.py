@@ -12,12 +12,13 @@ from typing import Any
 
 import jax
 
-from experiments.harness.devices import cores
+from experiments.harness.devices import use_all_cores
 from experiments.harness.settings import TrainingSettings
 from jaxrnn.training import processes
 
 START_SECONDS = 60.0  # in which all must have come
 SILENCE_SECONDS = 30  # after which a process counts as dead
+REPORT_SECONDS = 24 * 3600  # in which the first process must have written the report
 OWN = {"process_id", "coordinator_address"}  # settings that differ between processes
 
 
@@ -34,14 +35,15 @@ def connect(config: TrainingSettings) -> None:
             return
         _check_complete(given)
         _call_the_roll(**given)
-        if given["coordinator_address"].startswith(("localhost:", "127.0.0.1:")):
-            each = max(1, cores() // given["num_processes"])
-            jax.config.update("jax_num_cpu_devices", each)  # of this machine's, which they share
+        on_this_machine = given["coordinator_address"].startswith(("localhost:", "127.0.0.1:"))
+        if on_this_machine and jax.config.jax_num_cpu_devices > 1:  # type: ignore[attr-defined]
+            use_all_cores(given["num_processes"])
     jax.config.update("jax_enable_preemption_service", False)  # which would take SIGTERM for itself
     jax.distributed.initialize(
         **given,
-        cluster_detection_method=config.cluster_detection_method,
+        cluster_detection_method=config.cluster_detection_method or "deactivate",
         heartbeat_timeout_seconds=SILENCE_SECONDS,
+        shutdown_timeout_seconds=REPORT_SECONDS,
     )
     _check_alike(config)
 

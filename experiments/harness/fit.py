@@ -54,10 +54,9 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
     began, out = time.monotonic(), config.folder
     mesh, optimizer = training_mesh(config.batch_size, config.devices), make_optimizer(config)
     record = runs.config_record(config) | dict(task.record)
-    if config.resume:
-        runs.check_same_config(runs.load_config(out), record, out)
-    else:
+    if not config.resume:
         processes.on_first(lambda: runs.create(out, record, fill=task.assets))
+    runs.check_same_config(runs.load_config(out), record, out)
     carry = task.first_carry(task.batch(0))
     state = first_state(config, task.init, optimizer)
 

@@ -132,7 +132,7 @@ def _restore(
 ) -> tuple[TrainState, _Progress]:
     """The state of a checkpoint and what goes with it; tells what other ``steps`` than before mean."""
     steps = loop.config.steps
-    check_steps(loop.directory, steps)
+    _check_enough(loop.directory, step, steps)
     state, record = checkpoints.restore(step, like=like)
     saved = record.pop("config")
     check_same_config(saved, loop.record, loop.directory)
@@ -158,7 +158,12 @@ def check_steps(directory: Path, steps: int) -> None:
         return
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         taken = checkpoints.latest
-    if taken is not None and taken > steps:
+    if taken is not None:
+        _check_enough(directory, taken, steps)
+
+
+def _check_enough(directory: Path, taken: int, steps: int) -> None:
+    if taken > steps:
         raise ValueError(
             f"steps must be at least the {taken} that the run in {directory} has taken, got {steps}"
         )
@@ -295,7 +300,7 @@ class _Session:
         self.progress.skipped, self.progress.seconds = skipped, seconds
         self.progress.spent = self.clock.spent = spent
         self.step = self.logged_step = latest
-        self.metrics.forget_after(latest)
+        self.metrics.forget_after(latest, self.progress.due)
         self._charge("lost_to_restarts")
         self.logged_at = self.clock.now
 
@@ -316,6 +321,7 @@ class _Session:
         faults.at("evaluation.begin", self.loop.directory)
         try:
             found = evaluate(self.task, self.state.params, self._until_stopped(self.task.valid()))
+            found = processes.gathered(found)[0]  # each may have all of it to itself
         except _StoppedError:
             return
         figures = {f"valid_{name}": value for name, value in found.items()}

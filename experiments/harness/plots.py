@@ -105,7 +105,7 @@ def save(figure: Figure, path: Path) -> None:
             warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)  # which a note has told
             _shorten_titles(figure)
             figure.savefig(temporary, format=FORMATS[path.suffix.lower()])
-        faults.at("file.written", path)
+        faults.at("file.written", temporary)
         temporary.replace(path)
     finally:
         plt.close(figure)

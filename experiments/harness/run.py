@@ -249,8 +249,7 @@ class Metrics:
         kept = [
             line
             for line in lines
-            if line["step"] < step
-            or (line["step"] == step and ("evaluation" if "valid_loss" in line else "line") not in due)
+            if line["step"] < step or (line["step"] == step and _kind(line) not in due)
         ]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         return max((line["seconds"] for line in lines), default=0.0)
@@ -263,6 +262,11 @@ class Metrics:
                 yield json.loads(line)
             except ValueError:  # a last line cut off by a kill
                 return
+
+
+def _kind(line: dict[str, Any]) -> str:
+    """What a line of metrics is called while it is due."""
+    return "evaluation" if "valid_loss" in line else "line" if "loss" in line else "skipped"
 
 
 def environment(*peers: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+ECHO_SECONDS = 1.0
+
 
 @dataclass
 class Stop:
@@ -30,24 +32,28 @@ class Stop:
 def stop_on_signal(grace_seconds: float | None = None) -> Iterator[Stop]:
     """What tells of the first SIGINT, SIGTERM or SIGHUP; what is ignored stays so (nohup).
 
-    A second one ends the process at once, and so does the end of ``grace_seconds`` after the first.
+    Another one ends the process at once, unless it is an echo of the first, which shells and time limits
+    send to a process and to its group; so does the end of ``grace_seconds`` after the first.
     """
     stop = Stop()
     known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     numbers = [n for n in known if n is not None and signal.getsignal(n) != signal.SIG_IGN]
     timer: threading.Timer | None = None
 
-    def first(number: int, _: object) -> None:
+    def handle(number: int, _: object) -> None:
         nonlocal timer
+        if stop:
+            if time.monotonic() - stop.since > ECHO_SECONDS:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
         stop.number, stop.since = number, time.monotonic()
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
         if grace_seconds is not None:
             timer = threading.Timer(grace_seconds, _give_up, (stop, grace_seconds))
             timer.daemon = True
             timer.start()
 
-    previous = [signal.signal(number, first) for number in numbers]
+    previous = [signal.signal(number, handle) for number in numbers]
     try:
         yield stop
     finally:

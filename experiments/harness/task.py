@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.harness.devices import batch_mesh, lanes, replicate, shard_batch
+from experiments.harness.devices import batch_mesh, lanes, replicate, shard, shard_batch, spread
 from jaxrnn.training.step import truncated_step
 
 # By the name of a figure, its sum and the number of terms: masked and ragged batches add up exactly.
@@ -117,10 +117,12 @@ def evaluate(task: Task, params: Any, batches: Iterable[Any]) -> dict[str, float
     """
     totals: dict[str, tuple[float, float]] = {}
     measure, carry = _measure(task.loss, task.carry is not None), None
+    together = spread(params)
     for batch in batches:
-        mesh = batch_mesh(lanes(batch))
+        mesh = batch_mesh(lanes(batch), together=together)
         carry = task.first_carry(batch) if carry is None else carry
-        sums, carry = measure(*replicate((params, carry), mesh), shard_batch(batch, mesh))
+        placed = shard(carry, mesh, axis=0)
+        sums, carry = measure(replicate(params, mesh), placed, shard_batch(batch, mesh))
         for name, (total, count) in jax.device_get(sums).items():
             before = totals.get(name, (0.0, 0.0))
             totals[name] = before[0] + float(total), before[1] + float(count)

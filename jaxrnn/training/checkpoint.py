@@ -1,13 +1,13 @@
 """Checkpoints: the train state and a JSON record, atomic and sealed; the best and the latest are kept."""
 
 import errno
-import functools
 import json
 import math
 import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> Path:
         """Take a damaged checkpoint out of use; returns the path under which it stays."""
+        self._check_writable()
         aside = self._folder(step, _DAMAGED)
 
         def rename() -> None:
@@ -131,10 +132,20 @@ class Checkpoints:
         return aside
 
     def forget_after(self, step: int) -> None:
-        """Delete the checkpoints that were written after that of a step, which is then the latest."""
-        metrics = self._metrics()
-        for later in [s for s in metrics if _age(s, metrics[s]) > _age(step, metrics[step])]:
-            processes.on_first(functools.partial(self._delete, later))
+        """Delete the checkpoints that were written after that of a step, which is then the latest.
+
+        Raises:
+          ValueError: if there is no such checkpoint, or it is damaged.
+        """
+        self._check_writable()
+        self._whole(step)
+
+        def delete() -> None:
+            metrics = self._metrics()
+            for later in [s for s in metrics if _age(s, metrics[s]) > _age(step, metrics[step])]:
+                self._delete(later)
+
+        processes.on_first(delete)
 
     def save(self, state: TrainState, record: dict[str, Any], loss: ArrayLike = math.inf) -> None:
         """Save at ``state.step``, which is then the latest.
@@ -153,8 +164,7 @@ class Checkpoints:
             this step, or what is there and the best is damaged.
           OSError: if it could not be written, to a full disk say; what was there before stays.
         """
-        if self._read_only:
-            raise ValueError(f"{self.directory} was opened to read only")
+        self._check_writable()
         step, measured = _step(state.step), _loss({"loss": check_number("loss", loss)})
         check_record(record)
         state = storable(state)
@@ -221,6 +231,10 @@ class Checkpoints:
         except ValueError as error:
             raise self._fault(step, f"does not fit: {error}") from error
 
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ValueError(f"{self.directory} was opened to read only")
+
     def _folder(self, step: int | None, ending: str = "") -> Path:
         return self.directory / f"{step}{ending}"
 
@@ -270,7 +284,9 @@ class Checkpoints:
             processes.on_first(finish)
         except OSError as error:
             reason = arrays.one_line(error)
-            shutil.rmtree(folder, ignore_errors=True)
+            if processes.first():
+                with suppress(OSError):
+                    self._settle()
             if reason == os.strerror(errno.ENOSPC):
                 reason += f" ({shutil.disk_usage(self.directory).free:,} bytes are free)"
             raise OSError(

@@ -1,10 +1,11 @@
 """Files that are whole or not there, and folders whose bytes can be told to be those that were written."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,15 @@ def temporary_name(path: Path) -> Path:
 
 def sync(path: Path) -> None:
     """Have the contents of a file, or the names in a folder, on the disk and not in memory alone."""
-    with suppress(PermissionError):  # folders of some network file systems cannot be opened
+    try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:  # some file systems do not open folders, or have nothing to do for them
+        if not (path.is_dir() and error.errno in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EBADF)):
+            raise
 
 
 def seal(folder: Path) -> None:
