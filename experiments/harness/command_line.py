@@ -63,10 +63,8 @@ def main(
                 connect(config)
             with one_speaks(), losses_named():
                 run(_with_folder(config, module))
-        except ConnectionError as error:
-            _fail(str(error), code=1)
         except (ValueError, OSError) as error:
-            _fail(f"{error}{_room(error)}")
+            _fail(f"{error}{_room(error)}", code=1 if isinstance(error, ConnectionError) else 2)
         except FloatingPointError as error:
             _fail(str(error), code=1)
         except SystemExit as ended:
