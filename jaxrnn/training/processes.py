@@ -15,12 +15,12 @@ def first() -> bool:
     >>> first()
     True
     """
-    return jax.process_index() == 0
+    return not several() or jax.process_index() == 0
 
 
 def several() -> bool:
-    """Whether there are others."""
-    return jax.process_count() > 1
+    """Whether there are others; JAX's devices are started only where there may be."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def on_first(work: Callable[[], object]) -> None:
