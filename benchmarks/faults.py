@@ -15,6 +15,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -37,7 +38,7 @@ from experiments.harness.command_line import main
 from jaxrnn.training import arrays, faults
 from jaxrnn.training.checkpoint import Checkpoints
 
-SETTINGS = """--cell elman --hidden-size 6 --dropout 0.2 --batch-size 3 --chunk-length 5 --steps 9
+SETTINGS = """--cell elman --hidden-size 6 --dropout 0.2 --batch-size 4 --chunk-length 5 --steps 9
 --warmup-steps 2 --evaluate-every 4 --checkpoint-every 3 --optimizer adam --learning-rate 0.01"""
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
 PARALLEL = 2
@@ -232,11 +233,15 @@ def undisturbed(folder: Path, corpus: Path) -> tuple[dict[str, int], float]:
             train(folder / "run", corpus, resume=False)
         (folder / "run" / "digest").write_text(digest(folder / "run"))
         (folder / "places.json").write_text(json.dumps(collections.Counter(seen)))
+        (folder / "modules.json").write_text(json.dumps(sorted(sys.modules)))
 
     began = time.monotonic()
     status = os.waitpid(forked(record, folder / "log"), 0)[1]
     if status:
         raise RuntimeError((folder / "log").read_text())
+    for name in set(json.loads((folder / "modules.json").read_text())) - sys.modules.keys():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)  # once, and not in every trial
     return json.loads((folder / "places.json").read_text()), time.monotonic() - began
 
 
@@ -262,7 +267,7 @@ def study(config: Config) -> None:
     undisturbed(fresh(config.out / "first"), corpus)  # compiles
     places, seconds = undisturbed(expected_folder, corpus)
     expected = outcome(expected_folder / "run")
-    done = {line["trial"] for line in results(config.out)}
+    done, commit = {line["trial"] for line in results(config.out)}, runs.commit()
     left = [number for number in range(config.trials) if number not in done]
     print(f"{len(places)} places, {seconds:.1f} s a run, {len(left)} trials to do", flush=True)
 
@@ -274,7 +279,7 @@ def study(config: Config) -> None:
             found = trial(fault, folder, corpus, after)
             result = judge(found, folder, expected)
             line = {"trial": number, **fault._asdict(), **found, "outcome": result}
-            line["seconds"] = round(time.monotonic() - began, 2)
+            line |= {"seconds": round(time.monotonic() - began, 2), "commit": commit}
             with (config.out / f"results_{worker}.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             if result not in ("lost", "different"):  # which are for looking at

@@ -22,7 +22,7 @@ from tests.commands import killed, read_metrics, refusal, runner
 from tests.conftest import COMPILES_FAST
 
 ROOT = Path(__file__).parent.parent
-SMALL = study.SETTINGS.replace("--batch-size 3", "--batch-size 8").split()
+SMALL = study.SETTINGS.replace("--batch-size 4", "--batch-size 8").split()
 TOLERANCE = 2e-6  # of parameters: sums over devices add up in another order
 run = runner(COMMANDS)
 
@@ -115,12 +115,13 @@ def test_one_of_two_processes_dies(who, data, tmp_path):
     codes, said = two.end()
     assert time.monotonic() - began < 60
     assert codes[who] == -signal.SIGKILL
-    if who == 1 or codes[1] == 1:
-        ended = "error: another process of this run has ended; start all of them again with --resume\n"
-        assert (codes[1 - who], said[1 - who]) == (1, ended)
-    else:  # JAX saw it first that process 0 is gone, and aborts
-        assert codes[1] == -signal.SIGABRT
+    if who == 0 and codes[1] == -signal.SIGABRT:  # JAX saw it first that process 0 is gone
         assert "another task died" in said[1]
+    else:
+        ended = "error: another process of this run has ended; start all of them again with --resume\n"
+        assert codes[1 - who] == 1
+        assert said[1 - who].endswith(ended)
+        assert who == 0 or said[0] == ended  # JAX may speak of process 0 while the command is ending
     step = latest(out)
     run("train", "--out", out, "--resume", "--devices", 1, "--steps", step + 2)
     assert runs.read_json(out / "summary.json")["steps"] == step + 2

@@ -277,7 +277,7 @@ def environment(*peers: str) -> dict[str, Any]:
     packages = ["jax", "jaxlib", "flax", "optax", "numpy", *peers]
     return {
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "commit": _commit(),
+        "commit": commit(),
         "device": jax.devices()[0].device_kind,
         "devices": len(jax.devices()),
         "processor": _processor(),
@@ -287,15 +287,15 @@ def environment(*peers: str) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checked-out commit, with ``+changes`` if more than results differs; None without git."""
     git = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
     try:
-        commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        head = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
         changes = git(["git", "--no-optional-locks", "status", "--porcelain", "--", ".", ":!*/results/*"])
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changes.stdout.strip() else "")
+    return head + ("+changes" if changes.stdout.strip() else "")
 
 
 def _processor() -> str:
