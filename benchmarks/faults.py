@@ -6,8 +6,9 @@
 Each trial trains a small character model and, once, at a place that ``faults.at`` names or at a random
 moment, kills its process, lets a write fail, tears a file or flips a bit. A fresh process then resumes the
 run, and what it comes to is compared with an undisturbed one: the last state to the bit, every line of
-metrics, every figure. A trial counts if the fault is known to have happened. Processes are forked before
-JAX starts its backend, two at a time.
+metrics, every figure. Every fifteenth run is trained, and resumed, by two processes, one of which is
+disturbed, or at a random moment one or both. A trial counts if the fault is known to have happened.
+Processes are forked before JAX starts its backend, two trials at a time.
 """
 
 import collections
@@ -21,9 +22,10 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -43,6 +45,8 @@ SETTINGS = """--cell elman --hidden-size 6 --dropout 0.2 --batch-size 4 --chunk-
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
 PARALLEL = 2
 RANDOM = "any moment"  # the place of every fourth trial
+TOGETHER, PROCESSES = 15, 2  # of so many trials, one is of so many processes
+HANGS = 120  # seconds after which a run is lost
 OUTCOMES = ("same", "another best, and said so", "too late", "different", "lost")
 UNTIMED = {"seconds", "items_per_second"}
 FIGURES = ("valid_nats_per_char", "test_nats_per_char", "steps", "parameters")
@@ -71,6 +75,8 @@ class Fault(NamedTuple):
     occurrence: int  # of the place, from 1 on
     action: str
     seed: int
+    processes: int = 1
+    who: tuple[int, ...] = (0,)  # the processes to which it happens
 
 
 def place_of(point: str, path: Path) -> str:
@@ -132,10 +138,10 @@ def damage(path: Path, *, tear: bool, seed: int) -> None:
     file.write_bytes(content)
 
 
-def train(out: Path, corpus: Path, *, resume: bool) -> None:
-    """The command of every trial."""
+def train(out: Path, corpus: Path, group: Sequence[str] = (), *, resume: bool) -> None:
+    """The command of every trial, for one process or, with its flags, one of a ``group``."""
     rest = ["--resume"] if resume else ["--corpus", str(corpus), *SETTINGS.split()]
-    main("", COMMANDS, ["train", "--out", str(out), *rest], split_cores=False)
+    main("", COMMANDS, ["train", "--out", str(out), *rest, *group], split_cores=False)
 
 
 def saved_leaves(out: Path) -> list[np.ndarray]:
@@ -162,11 +168,29 @@ def outcome(out: Path) -> dict[str, Any]:
     }
 
 
-def forked(work: Callable[[], None], log: Path) -> int:
-    """Run in a fresh process, what it prints going to a file; returns its process number."""
+def start(count: int, work: Callable[[int, list[str]], None], log: Path) -> list[int]:
+    """Run in so many fresh processes, each given its number and its flags; returns their identifiers."""
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+    flags = ["--coordinator-address", address, "--num-processes", str(count), "--process-id"]
+    groups = [[*flags, str(number)] if count > 1 else [] for number in range(count)]
+    calls = [functools.partial(work, number, group) for number, group in enumerate(groups)]
+    return [forked(call, log.with_suffix(f".{number}.log"), HANGS) for number, call in enumerate(calls)]
+
+
+def ended(processes: list[int]) -> list[int]:
+    """Wait for processes; how each ended."""
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+
+
+def forked(work: Callable[[], None], log: Path, seconds: int = 0) -> int:
+    """Run in a fresh process, what it prints going to a file, and for so many seconds at most, if any are
+    given; returns its identifier.
+    """
     process = os.fork()
     if process:
         return process
+    signal.alarm(seconds)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -174,38 +198,76 @@ def forked(work: Callable[[], None], log: Path) -> int:
     try:
         work()
         code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
     finally:
+        if code == 0 and jax.distributed.is_initialized():
+            jax.distributed.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+class Usual(NamedTuple):
+    """A run that nothing disturbs."""
+
+    passed: list[dict[str, int]]  # by the number of its process, how often each place is
+    seconds: float
+    outcome: dict[str, Any]
+
+
+def undisturbed(count: int, folder: Path, corpus: Path) -> Usual:
+    """Train in so many processes, and take down what is done."""
+
+    def record(number: int, group: list[str]) -> None:
+        seen: list[str] = []
+        try:
+            with faults.hooked(lambda point, path: seen.append(place_of(point, path))):
+                train(folder / "run", corpus, group, resume=False)
+            (folder / "run" / "digest").write_text(digest(folder / "run"))
+        finally:
+            (folder / f"passed.{number}").write_text(json.dumps(collections.Counter(seen)))
+            (folder / f"modules.{number}").write_text(json.dumps(sorted(sys.modules)))
+
+    began = time.monotonic()
+    codes = ended(start(count, record, folder / "undisturbed"))
+    if any(codes):
+        raise RuntimeError(f"an undisturbed run failed; see the logs in {folder}")
+    seconds = time.monotonic() - began
+    for name in set(json.loads((folder / "modules.0").read_text())) - sys.modules.keys():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)  # once, and not in every trial
+    passed = [json.loads((folder / f"passed.{number}").read_text()) for number in range(count)]
+    return Usual(passed, seconds, outcome(folder / "run"))
 
 
 def trial(fault: Fault, folder: Path, corpus: Path, after: float | None) -> dict[str, Any]:
     """Disturb a run, resume it, and tell how each ended."""
     out, mark = folder / "run", folder / "happened"
 
-    def disturbed() -> None:
-        with faults.hooked(disturb(fault, mark.touch)):
-            train(out, corpus, resume=False)
+    def disturbed(number: int, group: list[str]) -> None:
+        hooked = faults.hooked(disturb(fault, mark.touch))
+        with hooked if number in fault.who else contextlib.nullcontext():
+            train(out, corpus, group, resume=False)
 
-    process = forked(disturbed, folder / "disturbed.log")
+    processes = start(fault.processes, disturbed, folder / "disturbed")
     if after is not None:
         time.sleep(after)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    first = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if after is not None and first == -signal.SIGKILL:
+        for number in fault.who:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(processes[number], signal.SIGKILL)
+    first = ended(processes)
+    if after is not None and -signal.SIGKILL in first:
         mark.touch()
+    resume = (out / "config.json").is_file()
 
-    def resumed() -> None:
-        train(out, corpus, resume=(out / "config.json").is_file())
+    def resumed(number: int, group: list[str]) -> None:
+        train(out, corpus, group, resume=resume)
         (out / "digest").write_text(digest(out))
 
-    last = os.waitstatus_to_exitcode(os.waitpid(forked(resumed, folder / "resumed.log"), 0)[1])
+    last = ended(start(fault.processes, resumed, folder / "resumed"))
     return {"happened": mark.exists(), "first": first, "last": last}
 
 
@@ -213,46 +275,34 @@ def judge(found: dict[str, Any], folder: Path, expected: dict[str, Any]) -> str:
     """A word for what came of a trial."""
     if not found["happened"]:
         return "too late"
-    if found["last"] != 0:
+    if any(found["last"]) or -signal.SIGALRM in found["first"]:
         return "lost"
     got = outcome(folder / "run")
     if got == expected:
         return "same"
-    warned = "is damaged" in (folder / "resumed.log").read_text() + (folder / "disturbed.log").read_text()
+    warned = any("is damaged" in log.read_text() for log in folder.glob("*.log"))
     # The best checkpoint was damaged, and the run has said so: all but what was measured on it is the same.
     same = all(got[name] == expected[name] for name in ("state", "metrics"))
     return "another best, and said so" if warned and same else "different"
 
 
-def undisturbed(folder: Path, corpus: Path) -> tuple[dict[str, int], float]:
-    """How often each place is passed, and the seconds of a run."""
-
-    def record() -> None:
-        seen: list[str] = []
-        with faults.hooked(lambda point, path: seen.append(place_of(point, path))):
-            train(folder / "run", corpus, resume=False)
-        (folder / "run" / "digest").write_text(digest(folder / "run"))
-        (folder / "places.json").write_text(json.dumps(collections.Counter(seen)))
-        (folder / "modules.json").write_text(json.dumps(sorted(sys.modules)))
-
-    began = time.monotonic()
-    status = os.waitpid(forked(record, folder / "log"), 0)[1]
-    if status:
-        raise RuntimeError((folder / "log").read_text())
-    for name in set(json.loads((folder / "modules.json").read_text())) - sys.modules.keys():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)  # once, and not in every trial
-    return json.loads((folder / "places.json").read_text()), time.monotonic() - began
-
-
-def planned(number: int, seed: int, places: dict[str, int], seconds: float) -> tuple[Fault, float | None]:
+def planned(number: int, seed: int, usual: dict[int, Usual]) -> tuple[Fault, float | None]:
     """The fault of a trial, and after how many seconds it comes if at a random moment."""
     draw = random.Random(f"{seed} {number}")
-    if number % 4 == 0:
-        return Fault(RANDOM, 0, "kill", number), draw.uniform(0, seconds)
-    cases = [(place, action) for place in sorted(places) for action in actions(place)]
-    place, action = cases[(number - number // 4 - 1) % len(cases)]
-    return Fault(place, draw.randint(1, places[place]), action, number), None
+    together = number % TOGETHER == TOGETHER // 2
+    count, turn = (PROCESSES, number // TOGETHER) if together else (1, number)
+    passed, seconds, _ = usual[count]
+    if turn % 4 == 0:
+        who = draw.choice([(0,), (1,), (0, 1)]) if together else (0,)
+        return Fault(RANDOM, 0, "kill", number, count, who), draw.uniform(0, seconds)
+    cases = [
+        (who, place, action)
+        for who, places in enumerate(passed)
+        for place in sorted(places)
+        for action in actions(place)
+    ]
+    victim, place, action = cases[(turn - turn // 4 - 1) % len(cases)]
+    return Fault(place, draw.randint(1, passed[victim][place]), action, number, count, (victim,)), None
 
 
 def study(config: Config) -> None:
@@ -263,21 +313,24 @@ def study(config: Config) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA's notes on what it finds in the cache
     jax.config.update("jax_compilation_cache_dir", str(corpus.parent / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    expected_folder = fresh(config.out / "undisturbed")
-    undisturbed(fresh(config.out / "first"), corpus)  # compiles
-    places, seconds = undisturbed(expected_folder, corpus)
-    expected = outcome(expected_folder / "run")
+    # What the second of two processes compiles, JAX does not keep: at least it need not be fast.
+    jax.config.update("jax_disable_most_optimizations", True)
+    usual = {}
+    for count in (1, PROCESSES):
+        undisturbed(count, fresh(config.out / "compiling"), corpus)
+        usual[count] = undisturbed(count, fresh(config.out / f"undisturbed_{count}"), corpus)
     done, commit = {line["trial"] for line in results(config.out)}, runs.commit()
     left = [number for number in range(config.trials) if number not in done]
-    print(f"{len(places)} places, {seconds:.1f} s a run, {len(left)} trials to do", flush=True)
+    places = [len(passed) for of in usual.values() for passed in of.passed]
+    print(f"{places} places, {usual[1].seconds:.1f} s a run, {len(left)} trials to do", flush=True)
 
     def work(share: list[int], worker: int) -> None:
         for number in share:
-            fault, after = planned(number, config.seed, places, seconds)
+            fault, after = planned(number, config.seed, usual)
             folder = fresh(config.out / f"trial_{number}")
             began = time.monotonic()
             found = trial(fault, folder, corpus, after)
-            result = judge(found, folder, expected)
+            result = judge(found, folder, usual[fault.processes].outcome)
             line = {"trial": number, **fault._asdict(), **found, "outcome": result}
             line |= {"seconds": round(time.monotonic() - began, 2), "commit": commit}
             with (config.out / f"results_{worker}.jsonl").open("a") as file:
@@ -289,10 +342,9 @@ def study(config: Config) -> None:
         forked(functools.partial(work, left[w::PARALLEL], w), config.out / f"worker_{w}.log")
         for w in range(PARALLEL)
     ]
-    for process in workers:
-        if os.waitpid(process, 0)[1]:
-            raise RuntimeError(f"a worker failed; see the logs in {config.out}")
-    report(config, len(places))
+    if any(ended(workers)):
+        raise RuntimeError(f"a worker failed; see the logs in {config.out}")
+    report(config)
 
 
 def fresh(folder: Path) -> Path:
@@ -308,10 +360,18 @@ def results(out: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, path.read_text().splitlines())
 
 
-def report(config: Config, places: int) -> None:
+def row_of(line: dict[str, Any]) -> str:
+    """What happened in a trial, as a row of the table names it."""
+    row = f"{line['place']}: {line['action']}"
+    if line.get("processes", 1) == 1:
+        return row
+    return f"{row}, in process {' and '.join(map(str, line['who']))} of {line['processes']}"
+
+
+def report(config: Config) -> None:
     """Print places and actions against outcomes, and write them with what they depend on."""
     lines = list(results(config.out))
-    counted = collections.Counter((f"{of['place']}: {of['action']}", of["outcome"]) for of in lines)
+    counted = collections.Counter((row_of(line), line["outcome"]) for line in lines)
     outcomes = [what for what in OUTCOMES if what in {of["outcome"] for of in lines}]
     rows = sorted({row for row, _ in counted})
     widest = max(map(len, rows))
@@ -326,7 +386,7 @@ def report(config: Config, places: int) -> None:
         "counted": sum(n for what, n in total.items() if what != "too late"),
         "outcomes": total,
         "table": {row: {w: counted[row, w] for w in outcomes if counted[row, w]} for row in rows},
-        "places": places,
+        "commits": sorted({of["commit"] for of in lines}),
         "seed": config.seed,
         "seconds": sum(float(of["seconds"]) for of in lines),
         **runs.environment(),
