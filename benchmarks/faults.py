@@ -8,7 +8,7 @@ moment, kills its process, lets a write fail, tears a file or flips a bit. A fre
 run, and what it comes to is compared with an undisturbed one: the last state to the bit, every line of
 metrics, every figure. Every fifteenth run is trained, and resumed, by two processes, one of which is
 disturbed, or at a random moment one or both. A trial counts if the fault is known to have happened.
-Processes are forked before JAX starts its backend, two trials at a time.
+Processes are forked before JAX starts its backend, three trials at a time.
 """
 
 import collections
@@ -43,7 +43,7 @@ from jaxrnn.training.checkpoint import Checkpoints
 SETTINGS = """--cell elman --hidden-size 6 --dropout 0.2 --batch-size 4 --chunk-length 5 --steps 9
 --warmup-steps 2 --evaluate-every 4 --checkpoint-every 3 --optimizer adam --learning-rate 0.01"""
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
-PARALLEL = 2
+PARALLEL = 3  # trials: on two cores, as each waits at times
 RANDOM = "any moment"  # the place of every fourth trial
 TOGETHER, PROCESSES = 15, 2  # of so many trials, one is of so many processes
 HANGS = 120  # seconds after which a run is lost
