@@ -7,16 +7,23 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import faults as study
 from experiments.char_lm.__main__ import COMMANDS
-from experiments.harness import devices, distributed
+from experiments.harness import devices, distributed, fit
 from experiments.harness import run as runs
 from experiments.harness.settings import TrainingSettings
+from experiments.harness.task import Task, evaluate, train_step
+from experiments.harness.text_streams import first_carry, stream_loss
+from jaxrnn import LSTM
+from jaxrnn.data.text import Streams
+from jaxrnn.models.language_model import LanguageModel
 from jaxrnn.training.checkpoint import Checkpoints
 from tests.commands import killed, read_metrics, refusal, runner
 from tests.conftest import COMPILES_FAST
@@ -59,7 +66,7 @@ def distance(out, other):
 def test_a_run_goes_on_over_another_number_of_devices(on_one, data, tmp_path):
     """The same batches and draws of dropout, whatever the number; equal numbers give equal bits."""
     out, same = tmp_path / "run", tmp_path / "same"
-    killed(run, 3, "train", *data, "--out", out, *SMALL, "--devices", 4)
+    killed(run, 3, "train", *data, "--out", out, *SMALL, "--devices", 4, "--model-devices", 2)
     killed(run, 3, "train", "--out", out, "--resume", "--devices", 2)
     run("train", "--out", out, "--resume", "--devices", 1)
     assert distance(out, on_one) < TOLERANCE
@@ -220,3 +227,70 @@ def test_by_default_as_many_devices_as_pay_off():
     least = devices.LEAST_SEQUENCES_PER_DEVICE
     sizes = [devices.training_mesh(size, None).size for size in (1, least, 2 * least, 3 * least, 5 * least)]
     assert sizes == [1, 1, 2, 3, 4]
+
+
+class TestASplitModel:
+    """The output layer, and the embedding, over the second axis of a mesh."""
+
+    def begun(self, vocabulary, tied, optimizer, count, split):
+        """A task over so many devices, its first state, step, and batches."""
+        model = LanguageModel(vocabulary, [LSTM(8)], embedding_size=8, tied=tied, dropout=0.2)
+        streams = Streams(np.arange(400) * 7 % vocabulary, 4, 6)
+        task = Task(
+            model.init, stream_loss(model), streams.chunk, list, "", ("", 1), carry=first_carry(model)
+        )
+        task = replace(task, split=devices.Split(split, model.output_specs("model", split)))
+        config = TrainingSettings(batch_size=4, optimizer=optimizer, warmup_steps=0, learning_rate=0.01)
+        mesh, rule = devices.training_mesh(4, count, split), fit.make_optimizer(config)
+        carry = devices.shard(task.first_carry(task.batch(0)), mesh, axis=0)
+        state = fit.on_mesh(config, task, rule, mesh)._replace(carry=carry)
+        batches = [devices.shard_batch(task.batch(position), mesh) for position in range(3)]
+        return task, state, train_step(task, rule, state), batches
+
+    @pytest.mark.parametrize(
+        ("vocabulary", "tied", "optimizer"),
+        [(400, True, "adam"), (400, False, "muon"), (401, False, "adam")],
+    )
+    def test_equals_one_device_with_half_the_memory(self, vocabulary, tied, optimizer):
+        figures, bytes_kept, bytes_passing = [], [], []
+        for count, split in ((2, 1), (4, 2)):
+            task, state, step, batches = self.begun(vocabulary, tied, optimizer, count, split)
+            bytes_kept.append(
+                sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state.params))
+            )
+            bytes_passing.append(
+                step.lower(state, batches[0]).compile().memory_analysis().temp_size_in_bytes
+            )
+            where = jax.tree.map(lambda leaf: leaf.sharding, state)
+            for batch in batches:
+                state, measured = step(state, batch)
+            assert jax.tree.map(lambda leaf: leaf.sharding, state) == where
+            loss = evaluate(task, state.params, [task.batch(3)])["loss"]
+            figures.append([measured, loss, devices.on_one_device(state.params)])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), *figures)
+        layers = 4 * 8 * (8 + 8 + 1) * 4  # bytes, of which all devices have a copy
+        biases = 0 if vocabulary % 2 == 0 else 4 * vocabulary
+        assert bytes_kept[1] - layers - biases == (bytes_kept[0] - layers - biases) / 2
+        if vocabulary % 2 == 0:  # else all logits are everywhere
+            assert bytes_passing[1] < 0.6 * bytes_passing[0]
+
+    def test_what_does_not_divide(self):
+        with pytest.raises(
+            ValueError, match="needs a vocabulary that they divide, or the 6 hidden units; got"
+        ):
+            LanguageModel(7, [LSTM(6)]).output_specs("model", 4)
+        model = LanguageModel(7, [LSTM(8)], embedding_size=6)
+        with pytest.raises(ValueError, match="the 8 hidden units and the 6 embedded features; got a vocab"):
+            model.output_specs("model", 4)
+
+    @pytest.mark.parametrize(
+        ("count", "split", "message"),
+        [
+            (None, 5, "model_devices must divide the 4 devices of a process, got 5"),
+            (3, 2, "model_devices must divide the 3 devices of a process, got 2"),
+        ],
+    )
+    def test_what_devices_cannot_split(self, count, split, message):
+        with pytest.raises(ValueError, match=message):
+            devices.training_mesh(8, count, split)
+        assert dict(devices.training_mesh(8, 4, 2).shape) == {"batch": 2, "model": 2}

@@ -9,7 +9,7 @@ import optax
 import optax.contrib
 import pytest
 
-from experiments.harness.fit import make_optimizer
+from experiments.harness.fit import first_state, make_optimizer
 from experiments.harness.settings import TrainingSettings
 from experiments.harness.task import Task, train_step
 from experiments.harness.text_streams import first_carry, stream_loss
@@ -307,7 +307,9 @@ def test_equal_runs_compile_once():
         task = Task(
             model.init, stream_loss(model), CHUNKS.item, list, "", ("", 1), carry=first_carry(model)
         )
-        return train_step(task, make_optimizer(TrainingSettings(**changes)))
+        config = TrainingSettings(**changes)
+        optimizer = make_optimizer(config)
+        return train_step(task, optimizer, first_state(config, task.init, optimizer))
 
     assert compiled(seed=0) is compiled(seed=1)
     assert compiled(steps=5) is not compiled(steps=6)

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.char_lm.writing import draw
 from experiments.data.parts import Parts, check_held_out, load_parts
 from experiments.harness import run as runs
+from experiments.harness.devices import Split
 from experiments.harness.fit import Fitted, fit, load, report
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
@@ -38,6 +39,8 @@ class Train(TrainingSettings):
     """Share the embedding with the output; needs embedding-size equal to hidden-size."""
     dropout: Fraction = 0.0
     """Probability that a feature is dropped: at the input, between layers, and at the output."""
+    model_devices: Count = 1
+    """Devices over which the output layer is split, by its characters, for one too large for a device."""
     batch_size: Count = 32
     """Streams of text read side by side."""
     chunk_length: Count = 64
@@ -101,6 +104,7 @@ def build_task(config: Train, data: Parts, streams: Streams, model: LanguageMode
         assets=lambda folder: data.vocabulary.save(folder / "vocabulary.json"),
         on_evaluate=sample,
         carry=first_carry(model),
+        split=Split(config.model_devices, model.output_specs("model", config.model_devices)),
     )
 
 

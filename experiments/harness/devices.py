@@ -1,7 +1,7 @@
-"""Data parallelism over all devices: every core of a CPU, or every GPU, of every process."""
+"""Batches, and large parameters, over all devices: every core of a CPU or every GPU of every process."""
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,6 +9,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Below this many sequences a device, waiting for the others costs more than they help.
 LEAST_SEQUENCES_PER_DEVICE = 8
+
+
+class Split(NamedTuple):
+    """How the parameters of a model lie on devices."""
+
+    devices: int = 1  # over which those that are split are, each part beside the others of one process
+    specs: Any = PartitionSpec()  # of every parameter, over the axis "model"; or one for all
+
+
+WHOLE = Split()  # a copy on every device
 
 
 def use_all_cores(processes: int = 1) -> None:
@@ -24,7 +34,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def training_mesh(batch_size: int, count: int | None) -> Mesh:
+def training_mesh(batch_size: int, count: int | None, model: int = 1) -> Mesh:
     """The mesh of a training: over ``count`` devices, or by default as ``batch_mesh``.
 
     Raises:
@@ -35,33 +45,41 @@ def training_mesh(batch_size: int, count: int | None) -> Mesh:
         raise ValueError(f"devices must be at most the {there} that there are, got {count}")
     if count is not None and count % processes:
         raise ValueError(f"devices must be a multiple of the {processes} processes, got {count}")
-    least = count or processes
+    each = count // processes if count else len(jax.local_devices())
+    if model > each or (count and each % model):
+        raise ValueError(f"model_devices must divide the {each} devices of a process, got {model}")
+    least = count // model if count else processes
     if batch_size % least:
-        below, what = batch_size // least * least, "devices" if count else "processes"
+        below, what = batch_size // least * least, "devices" if least == count else "groups of devices"
+        what = what if count else "processes"
         fits = f"{below} or {below + least}" if below else str(least)
         raise ValueError(f"batch_size must divide by the {least} {what}: {fits}, got {batch_size}")
-    return batch_mesh(batch_size) if count is None else _mesh(count // processes, everywhere=True)
+    if count is None:
+        return batch_mesh(batch_size, model)
+    return _mesh(each // model, model, everywhere=True)
 
 
-def batch_mesh(batch_size: int, *, together: bool = True) -> Mesh:
-    """A mesh with one axis, ``batch``, over as many devices as divide the batch and pay off.
+def batch_mesh(batch_size: int, model: int = 1, *, together: bool = True) -> Mesh:
+    """A mesh with the axes ``batch``, as long as divides the batch and pays off, and ``model``.
 
-    Of several processes each takes part with as many, if they work on it ``together`` and divide the batch;
-    else this one has all of it to itself.
+    Of several processes each takes part with as many devices, if they work on it ``together`` and divide
+    the batch; else this one has all of it to itself.
     """
     processes = jax.process_count()
     if not together or batch_size % processes:
         processes = 1
-    most = min(len(jax.local_devices()), max(1, batch_size // (LEAST_SEQUENCES_PER_DEVICE * processes)))
+    pay_off = batch_size // (LEAST_SEQUENCES_PER_DEVICE * processes)
+    most = min(len(jax.local_devices()) // model, max(1, pay_off))
     each = max(n for n in range(1, most + 1) if batch_size % (n * processes) == 0)
-    return _mesh(each, everywhere=processes > 1)
+    return _mesh(each, model, everywhere=processes > 1)
 
 
-def _mesh(each: int, *, everywhere: bool) -> Mesh:
-    """Over so many devices of each process, or of this one."""
+def _mesh(each: int, model: int, *, everywhere: bool) -> Mesh:
+    """Over so many times ``model`` devices of each process, or of this one."""
     numbers = range(jax.process_count()) if everywhere else [jax.process_index()]
-    devices = [device for number in numbers for device in jax.local_devices(number)[:each]]
-    return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+    devices = [device for number in numbers for device in jax.local_devices(number)[: each * model]]
+    shape, axes = (len(devices) // model, model), ("batch", "model")
+    return jax.make_mesh(shape, axes, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def spread(tree: Any) -> bool:
@@ -74,6 +92,26 @@ def spread(tree: Any) -> bool:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy on every device."""
     return _place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_params(params: Any, mesh: Mesh, split: Split) -> Any:
+    """Parameters on the devices of a mesh, each with its part of what is split, and a copy of the rest."""
+    return jax.tree.map(
+        lambda spec, part: _place(part, NamedSharding(mesh, spec)),
+        split.specs,
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+    )
+
+
+def replicate_rest(tree: Any, mesh: Mesh) -> Any:
+    """A copy on every device of all that does not lie on the mesh already."""
+
+    def place(leaf: Any) -> Any:
+        there = isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == mesh
+        return leaf if there else replicate(leaf, mesh)
+
+    return jax.tree.map(place, tree)
 
 
 def _place(tree: Any, sharding: NamedSharding) -> Any:
@@ -94,18 +132,23 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def _of_this_process(tree: Any) -> Any:
-    """Replicated arrays of several processes as arrays of this one."""
+    """Arrays of several processes, each of which has all their parts, as arrays of this one."""
 
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
-        return leaf.addressable_data(0)
+        if leaf.is_fully_replicated:
+            return leaf.addressable_data(0)
+        whole = np.empty(leaf.shape, leaf.dtype)
+        for part in leaf.addressable_shards:
+            whole[part.index] = part.data
+        return whole
 
     return jax.tree.map(own, tree)
 
 
 def on_one_device(params: Any) -> Any:
-    """One copy of replicated parameters: reading one stream, or writing, has nothing to split."""
+    """One copy of the parameters: reading one stream, or writing, has nothing to split."""
     return jax.device_put(_of_this_process(params), jax.local_devices()[0])
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import optax
 import optax.contrib
+from jax.sharding import Mesh
 
 from experiments.harness import run as runs
-from experiments.harness.devices import replicate, shard, training_mesh
+from experiments.harness.devices import replicate_rest, shard, split_params, training_mesh
 from experiments.harness.loop import Loop, Trained, train
 from experiments.harness.plots import training_curves
 from experiments.harness.reports import part
@@ -52,16 +53,15 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
       FloatingPointError, SystemExit, ValueError: as ``loop.train``; and for a folder of another run.
     """
     began, out = time.monotonic(), config.folder
-    mesh, optimizer = training_mesh(config.batch_size, config.devices), make_optimizer(config)
+    mesh = training_mesh(config.batch_size, config.devices, task.split.devices)
+    optimizer = make_optimizer(config)
     record = runs.config_record(config) | dict(task.record)
     if not config.resume:
         processes.on_first(lambda: runs.create(out, record, fill=task.assets))
     runs.check_same_config(runs.load_config(out), record, out)
     carry = task.first_carry(task.batch(0))
-    state = first_state(config, task.init, optimizer)
-
-    state = replicate(state, mesh)._replace(carry=shard(carry, mesh, axis=0))
-    step = train_step(task, optimizer)
+    state = on_mesh(config, task, optimizer, mesh)._replace(carry=shard(carry, mesh, axis=0))
+    step = train_step(task, optimizer, state)
     trained = train(Loop(out, config, record, task, step, mesh, whole or out, began), state)
     if not processes.first():  # the report is the first one's
         raise SystemExit
@@ -85,6 +85,15 @@ def first_state(config: TrainingSettings, init: Any, optimizer: optax.GradientTr
     """The state before the first step; its carry is still empty."""
     key_params, key = jax.random.split(jax.random.key(config.seed))
     return init_state(init(key_params), optimizer, (), key)
+
+
+def on_mesh(
+    config: TrainingSettings, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """``first_state`` on the devices of a mesh, its parameters split as the task says."""
+    # What the optimiser keeps of a parameter lies where the parameter does.
+    state = first_state(config, lambda key: split_params(task.init(key), mesh, task.split), optimizer)
+    return replicate_rest(state, mesh)
 
 
 def make_optimizer(config: TrainingSettings) -> optax.GradientTransformation:

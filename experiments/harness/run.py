@@ -31,8 +31,8 @@ DIGEST = "_sha256"
 Settings = TypeVar("Settings")
 
 # Settings of a process, which say where, and how it begins; a continuation has its own.
-OF_THE_PROCESS = {"out", "resume", "resume_from", "devices", "coordinator_address", "num_processes"}
-OF_THE_PROCESS |= {"process_id", "cluster_detection_method"}
+OF_THE_PROCESS = {"out", "resume", "resume_from", "coordinator_address", "num_processes"}
+OF_THE_PROCESS |= {"process_id", "cluster_detection_method", "devices", "model_devices"}
 # Settings that may differ between a run and its continuation: where data lie, if they are the same, too.
 NOT_OF_THE_RUN = OF_THE_PROCESS | {"checkpoint_every", "keep", "steps", "tensorboard"}
 NOT_OF_THE_RUN |= {"grace_seconds", "skip_bad_steps"}

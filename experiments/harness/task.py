@@ -10,7 +10,17 @@ import jax
 import numpy as np
 import optax
 
-from experiments.harness.devices import batch_mesh, lanes, replicate, shard, shard_batch, spread
+from experiments.harness.devices import (
+    WHOLE,
+    Split,
+    batch_mesh,
+    lanes,
+    shard,
+    shard_batch,
+    split_params,
+    spread,
+)
+from jaxrnn.training.state import TrainState
 from jaxrnn.training.step import truncated_step
 
 # By the name of a figure, its sum and the number of terms: masked and ragged batches add up exactly.
@@ -55,6 +65,7 @@ class Task:
       on_evaluate: (params, step), after every evaluation: to write samples or plots.
       carry: the carry before the first of batches like the one given.
       stop: whether to end the training early, from the validation losses so far.
+      split: how the parameters lie on the devices.
     """
 
     init: Callable[[jax.Array], Any]
@@ -68,26 +79,37 @@ class Task:
     on_evaluate: Callable[[Any, int], None] = lambda params, step: None
     carry: Callable[[Any], Any] | None = None
     stop: Callable[[Sequence[float]], bool] = never
+    split: Split = WHOLE
 
     def first_carry(self, batch: Any) -> Any:
         """The carry before the first of batches like the one given; empty for a task without."""
         return () if self.carry is None else self.carry(batch)
 
 
-def train_step(task: Task, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """``truncated_step`` of the task's loss."""
-    return _train_step(task.loss, task.carry is not None, optimizer)
+def train_step(
+    task: Task, optimizer: optax.GradientTransformation, state: TrainState
+) -> Callable[..., Any]:
+    """``truncated_step`` of the task's loss, whose states lie on the devices as the one given does."""
+    shardings, form = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
+    return _train_step(task.loss, task.carry is not None, optimizer, tuple(shardings), form)
 
 
 # Runs of one process, of several seeds say, compile once where loss and optimiser are the same functions.
 @functools.lru_cache(maxsize=COMPILED)
-def _train_step(loss: Loss, carried: bool, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+def _train_step(
+    loss: Loss,
+    carried: bool,
+    optimizer: optax.GradientTransformation,
+    shardings: tuple[Any, ...],
+    form: Any,
+) -> Callable[..., Any]:
     def mean_loss(params: Any, carry: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         sums, carry = _sums(loss, carried, params, carry, batch, key)
         total, count = sums["loss"]
         return total / count, carry
 
-    return truncated_step(mean_loss, optimizer)
+    step = truncated_step(mean_loss, optimizer)
+    return jax.jit(step, donate_argnums=0, out_shardings=(jax.tree.unflatten(form, shardings), None))
 
 
 @functools.lru_cache(maxsize=COMPILED)
@@ -119,10 +141,11 @@ def evaluate(task: Task, params: Any, batches: Iterable[Any]) -> dict[str, float
     measure, carry = _measure(task.loss, task.carry is not None), None
     together = spread(params)
     for batch in batches:
-        mesh = batch_mesh(lanes(batch), together=together)
+        mesh = batch_mesh(lanes(batch), task.split.devices, together=together)
         carry = task.first_carry(batch) if carry is None else carry
         placed = shard(carry, mesh, axis=0)
-        sums, carry = measure(replicate(params, mesh), placed, shard_batch(batch, mesh))
+        placed_params = split_params(params, mesh, task.split)
+        sums, carry = measure(placed_params, placed, shard_batch(batch, mesh))
         for name, (total, count) in jax.device_get(sums).items():
             before = totals.get(name, (0.0, 0.0))
             totals[name] = before[0] + float(total), before[1] + float(count)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -30,7 +31,7 @@ class LanguageModelParams(NamedTuple):
     embedding: Any  # (vocabulary_size, embedding_size); None with one-hot input
     layers: tuple[Any, ...]  # one cell's params a layer
     w_out: Any  # (out_features, vocabulary_size); None when tied to the embedding
-    b_out: Array  # (vocabulary_size,)
+    b_out: Any  # (vocabulary_size,)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,43 @@ class LanguageModel:
             *self.encoder.init_from(key_embedding, keys, dtype),
             w_out=None if self.tied else jax.nn.initializers.lecun_normal()(key_out, shape, dtype),
             b_out=jnp.zeros(self.vocabulary_size, dtype),
+        )
+
+    def output_specs(self, axis: str, devices: int) -> LanguageModelParams:
+        """How the output layer, and the embedding, may be split over the devices along a mesh axis.
+
+        Each device has some columns of the vocabulary, and the logits of these; the softmax adds up over
+        devices. Where the vocabulary does not divide, each has some hidden units, and the products of these
+        add up to the logits.
+
+        Returns:
+          ``PartitionSpec``s of the parameters, one for a layer, of which every device has a copy.
+
+        Raises:
+          ValueError: if the devices divide neither.
+
+        >>> from jaxrnn import LSTM
+        >>> LanguageModel(vocabulary_size=6, cells=[LSTM(8)]).output_specs("model", 2).w_out
+        P(None, 'model')
+        >>> LanguageModel(vocabulary_size=5, cells=[LSTM(8)]).output_specs("model", 2).w_out
+        P('model', None)
+        """
+        sizes = {"hidden units": self.cells[-1].out_features}
+        if self.embedding_size is not None:
+            sizes["embedded features"] = self.embedding_size
+        by_vocabulary = self.vocabulary_size % devices == 0
+        if not by_vocabulary and any(size % devices for size in sizes.values()):
+            either = " and ".join(f"the {size} {name}" for name, size in sizes.items())
+            raise ValueError(
+                f"a model over {devices} devices needs a vocabulary that they divide, or {either}; "
+                f"got a vocabulary of {self.vocabulary_size}"
+            )
+        rows, columns = PartitionSpec(axis, None), PartitionSpec(None, axis)
+        return LanguageModelParams(
+            embedding=None if self.embedding_size is None else rows if by_vocabulary else columns,
+            layers=(PartitionSpec(),) * len(self.cells),
+            w_out=None if self.tied else columns if by_vocabulary else rows,
+            b_out=PartitionSpec(axis) if by_vocabulary else PartitionSpec(),
         )
 
     def initial_carry(
@@ -200,7 +238,7 @@ class LanguageModel:
         """Raise ValueError unless the parameters fit, but for the layers, which the encoder checks."""
         size, shape = self.vocabulary_size, jax.ShapeDtypeStruct
         w_out = None if self.tied else shape((self.cells[-1].out_features, size), jnp.float32)
-        b_out: Any = shape((size,), jnp.float32)
+        b_out = shape((size,), jnp.float32)
         expected = LanguageModelParams(*self.encoder.shapes(jnp.float32), w_out, b_out)
         check_like("params", expected, params._replace(layers=()))
 
