@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.data.batches import EVERY
 from experiments.data.memory_problems import PROBLEMS, Examples, Problem
 from experiments.harness import run as runs
 from experiments.harness.command_line import Commands, main
@@ -136,7 +137,7 @@ def build_task(config: Config, problem: Problem, name: str, cell: Cell) -> tuple
     task = Task(
         init=init,
         loss=output_loss(cell, problem),
-        batch=lambda position: batch(key_train, position),
+        batch=lambda position, lanes=EVERY: Examples(*(x[:, lanes] for x in batch(key_train, position))),
         valid=lambda: batches(key_curve, CURVE_SEQUENCES),
         unit=problem.unit,
         items=("sequences", config.batch_size),

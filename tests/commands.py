@@ -4,6 +4,8 @@ import json
 import os
 import signal
 
+import jax
+import numpy as np
 import pytest
 
 from experiments.data import corpora
@@ -76,3 +78,14 @@ def read_metrics(out):
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("seconds", "items_per_second")} for line in lines]
+
+
+def assert_parts_are_the_whole(batch, lanes):
+    """Some lanes of a batch are what they are in all of it: what each of several processes reads."""
+    whole = batch(5)
+    for part in (slice(0, lanes // 2), slice(lanes // 2, lanes)):
+        found = batch(5, part)
+        for leaf, expected in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
+            if np.ndim(expected):
+                expected = expected[:, part] if np.ndim(expected) > 1 else expected[part]
+            np.testing.assert_array_equal(leaf, expected, strict=True)

@@ -13,6 +13,7 @@ from experiments.translation.batches import (
     training_batches,
     validation_batches,
 )
+from tests.commands import assert_parts_are_the_whole
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,7 @@ def test_training_batches(pairs):
 
 def test_small_buckets(pairs):
     batches = training_batches(pairs[:3], buckets_of(pairs[:3], 8), 16, seed=0)
+    assert_parts_are_the_whole(batches, 16)
     assert all(len(pairs_in(batches(n))) == 16 for n in range(6))
     assert buckets_of(pairs[:1], 8) == buckets_of(pairs[:1], 1)
     empty = collate([], (4, 4), 2)

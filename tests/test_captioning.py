@@ -12,7 +12,15 @@ from PIL import Image
 from experiments.captioning import data as caption_data
 from experiments.captioning import features
 from experiments.captioning.__main__ import COMMANDS
-from experiments.captioning.data import Data, Part, batches_in_order, collate, examples_of, texts
+from experiments.captioning.data import (
+    Data,
+    Part,
+    batches_in_order,
+    collate,
+    examples_of,
+    texts,
+    training_batches,
+)
 from experiments.captioning.encoders import GRID, SIDE, SIZES, grid_of, init_encoder
 from experiments.captioning.model import NEVER_WRITTEN, build_model
 from experiments.captioning.scenes import where_it_looks
@@ -24,7 +32,7 @@ from experiments.data.drawn_pictures import SLOTS, caption, drawings, picture, s
 from experiments.data.images import picture_of_array, picture_of_file
 from experiments.data.tokens import END, START, train_tokenizer
 from jaxrnn.models.captioner import doubly_stochastic_penalty
-from tests.commands import few_lengths, killed, read_metrics, refusal, runner
+from tests.commands import assert_parts_are_the_whole, few_lengths, killed, read_metrics, refusal, runner
 
 SMALL = ["--hidden-size", "5", "--embedding-size", "4", "--projection-size", "4", "--batch-size", "8"]
 SMALL += ["--steps", "6", "--evaluate-every", "3", "--beam", "2"]
@@ -111,6 +119,7 @@ def test_captions_as_they_are_trained_on(problem):
 def test_batches_hold_every_caption_with_its_picture(problem):
     config, part, tokenizer = problem
     examples = examples_of(part, tokenizer, config, print)
+    assert_parts_are_the_whole(training_batches(part, examples, 4, seed=0), 4)
     batch = collate(part, examples, time=5, lanes=6)
     np.testing.assert_array_equal(batch.inputs, np.moveaxis(part.inputs[[0, 0, 1, 2, 0, 0]], 0, 1))
     assert batch.lengths.tolist() == [3, 4, 5, 2, 0, 0]

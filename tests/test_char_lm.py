@@ -135,11 +135,11 @@ def test_stopping_and_resuming_changes_nothing(finished, corpus, tmp_path):
     out = tmp_path / "run"
     original = Streams.chunk
 
-    def interrupting(streams, position):
+    def interrupting(streams, position, *lanes):
         if position == 33 and not (tmp_path / "once").exists():
             (tmp_path / "once").touch()
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(streams, position)
+        return original(streams, position, *lanes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Streams, "chunk", interrupting)

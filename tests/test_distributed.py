@@ -244,7 +244,7 @@ class TestASplitModel:
         mesh, rule = devices.training_mesh(4, count, split), fit.make_optimizer(config)
         carry = devices.shard(task.first_carry(task.batch(0)), mesh, axis=0)
         state = fit.on_mesh(config, task, rule, mesh)._replace(carry=carry)
-        batches = [devices.shard_batch(task.batch(position), mesh) for position in range(3)]
+        batches = [devices.join_batch(task.batch(position), mesh) for position in range(3)]
         return task, state, train_step(task, rule, state), batches
 
     @pytest.mark.parametrize(

@@ -229,8 +229,8 @@ class TestBatchesWithoutAFiniteLoss:
         chunk = training.Streams.chunk
 
         def train(out, positions, *options):
-            def poisoned(streams, position):
-                made = chunk(streams, position)
+            def poisoned(streams, position, *lanes):
+                made = chunk(streams, position, *lanes)
                 bad = position in positions and streams.drop_last  # which training's are
                 return made._replace(mask=np.zeros_like(made.mask)) if bad else made
 

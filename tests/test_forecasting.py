@@ -23,10 +23,10 @@ from experiments.forecasting.opponents import (
     persistence,
     seasonal_naive,
 )
-from experiments.forecasting.training import Train, gaps, load_run
+from experiments.forecasting.training import Train, build_model, build_task, gaps, linear_forecast, load_run
 from experiments.hidden_units.recording import Signal
 from experiments.hidden_units.sequences import subjects_of
-from tests.commands import killed, needs, read_metrics, refusal, runner
+from tests.commands import assert_parts_are_the_whole, killed, needs, read_metrics, refusal, runner
 
 SMALL = ["--hidden-size", "4", "--lags", "2", "--window", "16", "--batch-size", "8", "--steps", "6"]
 SMALL += ["--evaluate-every", "3", "--horizon", "3"]
@@ -51,6 +51,13 @@ def with_gaps(time, series=2, seed=0):
     values = random.normal(2, 3, (time, series))
     values[random.random(values.shape) < 0.2] = np.nan
     return values
+
+
+def test_a_part_of_a_batch():
+    config = Train(window=6, batch_size=5, gaps=0.5, lags=2)
+    data = data_of(with_gaps(40), covariates=1)
+    model = build_model(config, 2, 1, data.horizon, data.series.clock)
+    assert_parts_are_the_whole(build_task(config, data, model, linear_forecast(config, data)).batch, 5)
 
 
 def test_what_is_read_at_a_step():

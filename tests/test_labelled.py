@@ -20,7 +20,7 @@ from experiments.data.labelled import phrases_of, read_labelled, sst, trec
 from experiments.data.order_sentences import BAD, BAG_CEILING, GOOD, LABELS, order_sentences
 from experiments.data.tagged import has_spans, read_tagged, ud_en_ewt
 from experiments.data.vectors import read_vectors
-from tests.commands import needs
+from tests.commands import assert_parts_are_the_whole, needs
 
 
 def written(folder, text, name="file.tsv", encoding="utf-8"):
@@ -187,6 +187,7 @@ def test_batches_of_examples(each):
         assert (batch.labels[..., len(indices) :] == NO_LABEL).all()
     assert sorted(seen) == list(range(200))
     batches = training_batches(examples, 8, seed=3)
+    assert_parts_are_the_whole(batches, 8)
     np.testing.assert_array_equal(batches(5).labels, training_batches(examples, 8, seed=3)(5).labels)
     assert collate(examples, [0], 30, 2).lengths.tolist() == [lengths[0], 0]
 

@@ -19,7 +19,7 @@ from experiments.harness import fit as fitting
 from experiments.harness.settings import check
 from experiments.long_memory import COMMANDS, PROBLEMS, Config, build_cell, build_task, train_command
 from jaxrnn.training.checkpoint import Checkpoints
-from tests.commands import refusal, runner
+from tests.commands import assert_parts_are_the_whole, refusal, runner
 
 SMALL = ["--length", "10", "--cells", "elman", "lstm-chrono", "--hidden-size", "4", "--batch-size", "8"]
 SMALL += ["--steps", "30", "--evaluate-every", "10"]
@@ -146,6 +146,7 @@ def test_data_depend_on_seed_and_position_alone():
     def batches(cell, seed):
         config = Config(length=10, batch_size=16, seed=seed)
         task, test = build_task(config, PROBLEMS["adding"], cell, build_cell(cell, 4, 10))
+        assert_parts_are_the_whole(task.batch, 16)
         return [
             task.batch(5).inputs,
             task.batch(6).inputs,

@@ -40,7 +40,7 @@ from experiments.music.training import (
 from jaxrnn import LSTM
 from jaxrnn.models.encoder import Encoder
 from tests import reference
-from tests.commands import killed, needs, read_metrics, refusal, runner
+from tests.commands import assert_parts_are_the_whole, killed, needs, read_metrics, refusal, runner
 
 run = runner(COMMANDS)
 SMALL = [
@@ -222,6 +222,7 @@ def test_loss_equals_numpy(pieces, chord_size):
             total -= np.log(np.where(after, chances, 1 - chances)).sum()
             count += 1
     assert found == pytest.approx(total / count, rel=1e-5)
+    assert_parts_are_the_whole(task.batch, config.batch_size)
     batch = task.batch(3)
     assert batch.targets.shape == (config.window, config.batch_size, KEYS)
     for lane in range(config.batch_size):

@@ -136,7 +136,7 @@ def test_a_report_that_fails(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", ["evaluate", "shard_batch"])
+@pytest.mark.parametrize("broken", ["evaluate", "join_batch"])
 def test_an_error_in_the_middle_loses_nothing(broken, finished, corpus, tmp_path, monkeypatch):
     """What was trained until then is saved, and the run can go on."""
     original, calls = getattr(loop, broken), []
@@ -288,7 +288,7 @@ def test_texts_from_pipes(finished, corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_signal_to_a_run_whose_terminal_is_gone(number, corpus, finished, tmp_path, monkeypatch):
-    original = loop.shard_batch
+    original = loop.join_batch
 
     def interrupting(chunk, mesh):
         os.kill(os.getpid(), number)
@@ -296,7 +296,7 @@ def test_a_signal_to_a_run_whose_terminal_is_gone(number, corpus, finished, tmp_
 
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr(loop, "shard_batch", interrupting)
+    monkeypatch.setattr(loop, "join_batch", interrupting)
     with (
         open(writer, "w") as gone,
         contextlib.redirect_stdout(gone),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrnn.data.text import Streams, Vocabulary, split_in_order
+from tests.commands import assert_parts_are_the_whole
 
 ANY_CHARACTER = st.characters(exclude_categories=())  # lone surrogates too
 # Two bytes, three bytes, astral, zero, and two surrogates that JSON would read as one astral character.
@@ -186,6 +187,7 @@ def test_streams_equal_a_plain_loop(text):
         starts.pop()
 
     assert text.chunks == len(starts)
+    assert_parts_are_the_whole(text.chunk, text.streams)
     for start, chunk in zip(starts, all_chunks(text), strict=True):
         for s, stream in enumerate(streams):
             expected = stream[start : start + text.time]

@@ -155,11 +155,11 @@ def test_stopping_and_resuming_changes_nothing(finished, files, tmp_path, monkey
     out = tmp_path / "run"
     original = TrainingBatches.__call__
 
-    def interrupting(batches, position):
+    def interrupting(batches, position, *lanes):
         if position == 71 and not (tmp_path / "once").exists():
             (tmp_path / "once").touch()
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(batches, position)
+        return original(batches, position, *lanes)
 
     monkeypatch.setattr(TrainingBatches, "__call__", interrupting)
     with pytest.raises(SystemExit) as stopped:

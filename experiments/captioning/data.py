@@ -203,7 +203,7 @@ def training_batches(
         buckets_of(sizes, BUCKETS),
         batch_size,
         seed,
-        lambda indices, bucket: collate(part, [examples[i] for i in indices], bucket[0], batch_size),
+        lambda indices, bucket: collate(part, [examples[i] for i in indices], bucket[0], len(indices)),
     )
 
 

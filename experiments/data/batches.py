@@ -9,6 +9,7 @@ import numpy as np
 from experiments.data.tokens import END, PAD, START
 
 LONGEST = 0.01  # of the examples
+EVERY = slice(None)  # of the lanes of a batch
 ROUND = 4  # sizes of buckets are multiples of it: fewer shapes to compile
 
 Ids = Sequence[int] | np.ndarray
@@ -101,14 +102,16 @@ class TrainingBatches:
             # Not seed + number: each pass adds 1 of its own, and seeds would share their orders.
             .shuffle(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
             .repeat()
-            .batch(batch_size, batch_fn=lambda group, bucket=bucket: collate(list(group), bucket))
+            .batch(batch_size, batch_fn=lambda group, bucket=bucket: (list(group), bucket))
             for number, (bucket, found) in enumerate(filled)
         ]
         self._batches = grain.MapDataset.mix(parts, [len(found) for _, found in filled])
+        self._collate = collate
 
-    def __call__(self, position: int) -> Any:
-        """The batch at a position."""
-        return self._batches[position]
+    def __call__(self, position: int, lanes: slice = EVERY) -> Any:
+        """Of the batch at a position, the examples in some lanes."""
+        indices, bucket = self._batches[position]
+        return self._collate(indices[lanes], bucket)
 
 
 def lanes_within(budget: int, numbers: int, most: int) -> int:

@@ -75,7 +75,7 @@ def training_batches(examples: Examples, batch_size: int, seed: int) -> Training
         buckets_of(sizes, BUCKETS),
         batch_size,
         seed,
-        lambda indices, bucket: collate(examples, indices, bucket[0], batch_size),
+        lambda indices, bucket: collate(examples, indices, bucket[0], len(indices)),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from experiments.data.batches import EVERY
 from experiments.data.series import Clock
 from experiments.forecasting.data import Data, DataSettings, Scale
 from experiments.forecasting.forecasts import Predictor
@@ -114,11 +115,12 @@ def build_task(config: Train, data: Data, model: Forecaster, fitted: LinearForec
     length, half = config.window, config.window // 2
     told = data._replace(horizon=model.horizon)
 
-    def batch(position: int) -> Batch:
+    def batch(position: int, lanes: slice = EVERY) -> Batch:
         random = np.random.default_rng([config.seed, position])
         starts = random.integers(-half, max(1, data.train - 1 - half), config.batch_size)
         hidden = gaps(random, config, length)
-        return pieces(told, starts, length, range(data.train), forming=half, hidden=hidden)
+        seen: dict[str, Any] = {"forming": half, "hidden": hidden[:, lanes]}
+        return pieces(told, starts[lanes], length, range(data.train), **seen)
 
     def valid() -> list[Batch]:
         part = validation(data)

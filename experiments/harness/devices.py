@@ -21,12 +21,21 @@ class Split(NamedTuple):
 WHOLE = Split()  # a copy on every device
 
 
-def use_all_cores(processes: int = 1) -> None:
-    """Make every core a JAX device, of so many processes that share them; before JAX starts, and without
-    effect where there is a GPU, or ``JAX_NUM_CPU_DEVICES`` says how many.
+def use_all_cores() -> None:
+    """Make every core a JAX device; before JAX starts, and without effect where there is a GPU, or
+    ``JAX_NUM_CPU_DEVICES`` says how many.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", max(1, cores() // processes))
+        jax.config.update("jax_num_cpu_devices", cores())
+
+
+def share_cores(processes: int) -> None:
+    """Let this process use its part of the cores of a machine that several share; before JAX starts."""
+    each = max(1, cores() // processes)
+    os.environ.setdefault("PJRT_NPROC", str(each))  # XLA's threads, which otherwise are in each other's way
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        devices = min(each, jax.config.jax_num_cpu_devices)  # type: ignore[attr-defined]
+        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def cores() -> int:
@@ -170,6 +179,25 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
         return shard(leaf, mesh, axis=min(1, rank - 1)) if rank else replicate(leaf, mesh)
 
     return jax.tree.map(place, batch)
+
+
+def own_lanes(batch_size: int) -> slice:
+    """The sequences of a batch that this process gives, of all that train together."""
+    each = batch_size // jax.process_count()
+    return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
+
+
+def join_batch(own: Any, mesh: Mesh) -> Any:
+    """A batch of which every process has its ``own_lanes``, split as ``shard_batch`` does."""
+
+    def place(leaf: Any) -> Any:
+        rank = jax.numpy.ndim(leaf)
+        if not rank:
+            return replicate(leaf, mesh)
+        where = NamedSharding(mesh, PartitionSpec(*[None] * min(1, rank - 1), "batch"))
+        return jax.make_array_from_process_local_data(where, leaf)
+
+    return jax.tree.map(place, own)
 
 
 def shard(tree: Any, mesh: Mesh, axis: int) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from experiments.harness.devices import use_all_cores
+from experiments.harness.devices import share_cores
 from experiments.harness.settings import TrainingSettings
 from jaxrnn.training import processes
 
@@ -35,9 +35,8 @@ def connect(config: TrainingSettings) -> None:
             return
         _check_complete(given)
         _call_the_roll(**given)
-        on_this_machine = given["coordinator_address"].startswith(("localhost:", "127.0.0.1:"))
-        if on_this_machine and jax.config.jax_num_cpu_devices > 1:  # type: ignore[attr-defined]
-            use_all_cores(given["num_processes"])
+        if given["coordinator_address"].startswith(("localhost:", "127.0.0.1:")):
+            share_cores(given["num_processes"])
     jax.config.update("jax_enable_preemption_service", False)  # which would take SIGTERM for itself
     jax.distributed.initialize(
         **given,

@@ -17,7 +17,7 @@ import tensorboardX
 from jax.sharding import Mesh
 
 from experiments.harness.clock import Clock
-from experiments.harness.devices import on_one_device, shard_batch
+from experiments.harness.devices import join_batch, lanes, on_one_device, own_lanes
 from experiments.harness.progress import TrainingBar, training_bar
 from experiments.harness.reports import part
 from experiments.harness.run import Metrics, check_same_config, write_json
@@ -207,7 +207,8 @@ class _Session:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
         )
         self.checkpoints, self.metrics, self.bar, self.events = checkpoints, metrics, bar, events
-        self.stop = stop
+        self.stop, self.lanes = stop, own_lanes(self.config.batch_size)
+        self.late = False  # whether the last checkpoint is long ago
         self.step = self.logged_step = int(state.step)
         self.loss = math.inf  # on the validation data, once it is measured after a step
         self.clock = Clock(progress.spent)
@@ -225,8 +226,11 @@ class _Session:
         return enough and not self.progress.due
 
     def stopping(self) -> bool:
-        """Whether a signal has asked one of the processes to end; ``stop`` then says so in all."""
-        (stopping,) = processes.any_of(bool(self.stop))
+        """Whether a signal has asked one of the processes to end; ``stop`` then says so in all. They also
+        settle whether it is time for a checkpoint.
+        """
+        late = self.clock.now - self.saved_at > CHECKPOINT_SECONDS
+        stopping, self.late = processes.any_of(bool(self.stop), late)
         if stopping and not self.stop:
             self.stop.number, self.stop.since = signal.SIGTERM, time.monotonic()
         return stopping  # and not what ``stop`` says by now in this process
@@ -248,7 +252,9 @@ class _Session:
 
     def _step(self) -> None:
         """One step; says what is due after it."""
-        batch = shard_batch(self.task.batch(self.progress.position), self.loop.mesh)
+        batch = join_batch(self.task.batch(self.progress.position, self.lanes), self.loop.mesh)
+        if (found := lanes(batch)) != self.config.batch_size:
+            raise ValueError(f"expected batches of {self.config.batch_size} sequences, got {found}")
         self._charge("waiting_for_data")
         self.state, measured = self.loop.train_step(self.state, batch)
         # One step in flight at a time: XLA's collectives between CPU devices can lock up otherwise.
@@ -262,8 +268,7 @@ class _Session:
         self.progress.window.append(loss)
         self.progress.grad_norm = grad_norm
         evaluated = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
-        (late,) = processes.any_of(self.clock.now - self.saved_at > CHECKPOINT_SECONDS)
-        saved = late or self.step % self.config.checkpoint_every == 0
+        saved = self.late or self.step % self.config.checkpoint_every == 0
         if evaluated or self.step % LOG_EVERY == 0:
             self.progress.due.append("line")
         if evaluated or saved:

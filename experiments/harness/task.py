@@ -54,8 +54,9 @@ class Task:
       loss: (params, batch, key) → ``Sums``, of which "loss" is minimised; the key is dropout's, None in an
         evaluation. With ``carry``, truncated back-propagation: (params, carry, batch, key) → (``Sums``,
         the carry after the batch).
-      batch: the batch at a position, always the same one. Time leads and the sequences follow in every leaf
-        of rank 2 or more; vectors, lengths say, have an entry a sequence; numbers are everybody's.
+      batch: (position, lanes) → the batch at a position, always the same one, or a slice of its sequences.
+        Time leads and the sequences follow in every leaf of rank 2 or more; vectors, lengths say, have an
+        entry a sequence; numbers are everybody's.
       valid: makes the validation batches, in their order.
       unit: of the loss, "nats per character" say.
       items: what a training step reads, and how many of them on average: ("characters", 2048).
@@ -70,7 +71,7 @@ class Task:
 
     init: Callable[[jax.Array], Any]
     loss: Loss
-    batch: Callable[[int], Any]
+    batch: Callable[..., Any]
     valid: Callable[[], Iterable[Any]]
     unit: str
     items: tuple[str, float]
@@ -132,7 +133,7 @@ def evaluate(task: Task, params: Any, batches: Iterable[Any]) -> dict[str, float
     >>> task = Task(
     ...     init=lambda key: (),
     ...     loss=lambda params, batch, key: {"loss": (batch.sum(), batch.size)},
-    ...     batch=lambda position: np.ones(2), valid=list, unit="", items=("numbers", 2),
+    ...     batch=lambda position, lanes: np.ones(2)[lanes], valid=list, unit="", items=("numbers", 2),
     ... )
     >>> evaluate(task, (), [np.ones(3), np.zeros(1)])
     {'loss': 0.75}

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from sklearn.linear_model import LogisticRegression
 
-from experiments.data.batches import side_by_side
+from experiments.data.batches import EVERY, side_by_side
 from experiments.data.harmony import harmony
 from experiments.data.piano_rolls import (
     KEYS,
@@ -149,15 +149,15 @@ def chord_loss(model: MusicModel) -> Loss:
 def build_task(config: Train, data: Pieces, model: MusicModel) -> Task:
     """The likelihood of every step of a piece, given those before."""
 
-    def batch(position: int) -> Batch:
+    def batch(position: int, lanes: slice = EVERY) -> Batch:
         random = np.random.default_rng([config.seed, position])
-        rolls = []
+        chosen = []
         for index in random.integers(len(data.train), size=config.batch_size):
-            roll = data.train[index]
-            start = random.integers(max(1, len(roll) - config.window))
+            start = random.integers(max(1, len(data.train[index]) - config.window))
             shift = int(random.integers(-config.transpose, config.transpose + 1))
-            rolls.append(transposed(roll[start : start + config.window + 1], shift))
-        return together(rolls, config.window, config.batch_size)
+            chosen.append((data.train[index][start : start + config.window + 1], shift))
+        rolls = [transposed(roll, shift) for roll, shift in chosen[lanes]]
+        return together(rolls, config.window, len(rolls))
 
     rolls = b"".join(np.packbits(roll).tobytes() for part in data for roll in part)
     return Task(

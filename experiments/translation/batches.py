@@ -87,7 +87,7 @@ def training_batches(
     """Endless batches by their position."""
 
     def of(indices: list[int], bucket: Size) -> Batch:
-        return collate([pairs[i] for i in indices], bucket, batch_size)
+        return collate([pairs[i] for i in indices], bucket, len(indices))
 
     return TrainingBatches([pair.size for pair in pairs], buckets, batch_size, seed, of)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.data.batches import EVERY
 from experiments.data.tokens import Vocabularies
 from experiments.harness import run as runs
 from experiments.harness.fit import Fitted, fit, load, report
@@ -75,8 +76,10 @@ def build_task(config: Train, data: Data, model: Seq2Seq) -> Task:
     valid_pairs = encode_pairs(data.vocabularies, data.text.valid)
     valid = validation_batches(valid_pairs, data.buckets, config.batch_size)
 
-    def chunk(position: int) -> Chunk:
-        return Chunk(batches(position), np.float32(config.scheduled_sampling * position / config.steps))
+    def chunk(position: int, lanes: slice = EVERY) -> Chunk:
+        return Chunk(
+            batches(position, lanes), np.float32(config.scheduled_sampling * position / config.steps)
+        )
 
     return Task(
         init=model.init,

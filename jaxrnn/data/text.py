@@ -176,11 +176,11 @@ class Streams:
         targets = len(self.ids) - 1
         return targets // self.streams if self.drop_last else -(-targets // self.streams)
 
-    def chunk(self, position: int) -> Chunk:
-        """Chunk ``position mod chunks`` of every stream."""
+    def chunk(self, position: int, streams: slice = slice(None)) -> Chunk:
+        """Chunk ``position mod chunks`` of every stream, or of some."""
         index = position % self.chunks
         steps = np.arange(index * self.time, (index + 1) * self.time)[:, None]  # (time, 1)
-        places = steps + self._length * np.arange(self.streams)  # (time, streams)
+        places = steps + self._length * np.arange(self.streams)[streams]  # (time, streams)
         mask = (steps < self._length) & (places < len(self.ids) - 1)
         places = np.where(mask, places, 0)
         return Chunk(

@@ -1,5 +1,6 @@
 """Several processes that train together: what one does for all of them, and what all of them know."""
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def first() -> bool:
@@ -68,4 +70,16 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
     """
     if not several():
         return flags
-    return tuple(map(bool, multihost_utils.process_allgather(np.array(flags)).any(axis=0)))
+    spread, any_row = _rows()
+    rows = jax.make_array_from_process_local_data(spread, np.array([flags]))
+    return tuple(map(bool, np.asarray(any_row(rows).addressable_data(0))))
+
+
+@functools.cache
+def _rows() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
+    """Where a row of each process lies, and what any of them has: asked at every step, so made once."""
+    devices = [jax.local_devices(number)[0] for number in range(jax.process_count())]
+    mesh = jax.make_mesh((len(devices),), ("process",), axis_types=(AxisType.Auto,), devices=devices)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    any_row = jax.jit(lambda rows: rows.any(axis=0), out_shardings=everywhere)
+    return NamedSharding(mesh, PartitionSpec("process")), any_row
