@@ -1,5 +1,6 @@
 """Training over any number of devices and processes: the same steps, and what is said if it cannot be."""
 
+import functools
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,9 @@ from experiments.harness.text_streams import first_carry, stream_loss
 from jaxrnn import LSTM
 from jaxrnn.data.text import Streams
 from jaxrnn.models.language_model import LanguageModel
+from jaxrnn.training import processes
 from jaxrnn.training.checkpoint import Checkpoints
+from tests import digits
 from tests.commands import killed, read_metrics, refusal, runner
 from tests.conftest import COMPILES_FAST
 
@@ -77,18 +81,18 @@ def test_a_run_goes_on_over_another_number_of_devices(on_one, data, tmp_path):
     assert distance(same, on_one) == 0
 
 
-class Processes:
-    """Commands of several processes on one machine."""
+class Two:
+    """Processes on one machine that train one model by a command."""
 
-    def __init__(self, count, *arguments):
+    def __init__(self, experiment, *arguments):
         with socket.create_server(("", 0)) as server:
             address = f"localhost:{server.getsockname()[1]}"
-        command = [sys.executable, "-m", "experiments.char_lm", "train", *map(str, arguments)]
-        command += ["--coordinator-address", address, "--num-processes", str(count), "--process-id"]
+        command = [sys.executable, "-m", f"experiments.{experiment}", "train", *map(str, arguments)]
+        command += ["--coordinator-address", address, "--num-processes", "2", "--process-id"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.running = [
             subprocess.Popen([*command, str(n)], cwd=ROOT, env=os.environ | COMPILES_FAST, **pipes)
-            for n in range(count)
+            for n in range(2)
         ]
 
     def end(self):
@@ -99,7 +103,7 @@ class Processes:
 
 @pytest.mark.slow
 def test_two_processes_are_two_devices(on_one, data, tmp_path):
-    two = Processes(2, *data, "--out", tmp_path / "two", *SMALL)
+    two = Two("char_lm", *data, "--out", tmp_path / "two", *SMALL)
     assert two.end()[0] == [0, 0]
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in on_one.iterdir()}
     assert distance(tmp_path / "two", on_one) < TOLERANCE
@@ -109,11 +113,76 @@ def test_two_processes_are_two_devices(on_one, data, tmp_path):
 
 
 @pytest.mark.thorough
+def test_two_processes_translate(tmp_path):
+    """Each a part of the test pairs, and together what one process with two devices does."""
+    files, options = digits.written(tmp_path), ["--steps", 20, "--evaluate-every", 10]
+    two = ["--data", f"{files[0]},{files[1]}", "--out", tmp_path / "two", *digits.SMALL, *options]
+    assert Two("translation", *two).end()[0] == [0, 0]
+    digits.trained(files, tmp_path / "one", *options, "--devices", 2)
+    names = ("translations.txt", "test_source.txt", "source_vocabulary.json")
+    for name in names:
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+    summary, expected = (runs.read_json(tmp_path / out / "summary.json") for out in ("two", "one"))
+    for name in ("test_bleu", "test_nats_per_token", "valid_nats_per_token"):
+        assert summary[name] == pytest.approx(expected[name], rel=1e-6)
+    assert distance(tmp_path / "two", tmp_path / "one") == 0
+
+
+class TestSharedWork:
+    """Each item is one process's; here two of them are threads."""
+
+    @pytest.fixture
+    def together(self, monkeypatch):
+        """(work) → what each process gets."""
+        barrier, given = threading.Barrier(2), {}
+        here = threading.local()
+        monkeypatch.setattr(processes, "several", lambda: True)
+        monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+        monkeypatch.setattr(processes.jax, "process_index", lambda: here.number)
+
+        def exchange(mine):
+            given[here.number] = mine
+            barrier.wait(10)
+            found = [given[0], given[1]]
+            barrier.wait(10)
+            return found
+
+        def start(work, items):
+            def call(number):
+                here.number = number
+                try:
+                    return list(processes.shared(functools.partial(work, number), items))
+                except RuntimeError as error:
+                    return str(error)
+
+            with ThreadPoolExecutor(2) as pool:
+                return list(pool.map(call, range(2)))
+
+        monkeypatch.setattr(processes, "_gathered_bytes", exchange)
+        return start
+
+    def test_each_does_its_part(self, together):
+        for count in (0, 1, 4, 5):
+            got = together(lambda number, item: (number, np.arange(item)), list(range(count)))
+            for results in got:
+                assert [number for number, _ in results] == [item % 2 for item in range(count)]
+                assert [len(array) for _, array in results] == list(range(count))
+
+    def test_one_fails(self, together):
+        def work(number, item):
+            if item == 3:
+                raise ValueError("no item 3")
+            return item
+
+        assert together(work, list(range(6))) == ["no item 3"] * 2
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("who", [0, 1])
 def test_one_of_two_processes_dies(who, data, tmp_path):
     """The other ends with a message; one process alone goes on from the last checkpoint."""
     out, options = tmp_path / "run", [*SMALL, "--steps", 3000, "--evaluate-every", 1500]
-    two = Processes(2, *data, "--out", out, *options)
+    two = Two("char_lm", *data, "--out", out, *options)
     while not list(out.glob("checkpoints/*[0-9]")):
         time.sleep(0.05)
     time.sleep(0.3)
@@ -138,13 +207,13 @@ def test_one_of_two_processes_dies(who, data, tmp_path):
 def test_a_signal_to_one_of_two_processes_stops_both(on_one, data, tmp_path):
     """At the same step, saved; together they go on."""
     out, options = tmp_path / "run", [*SMALL, "--steps", 3000, "--evaluate-every", 1500]
-    two = Processes(2, *data, "--out", out, *options)
+    two = Two("char_lm", *data, "--out", out, *options)
     while not list(out.glob("checkpoints/*[0-9]")):
         time.sleep(0.05)
     two.running[1].send_signal(signal.SIGTERM)
     assert two.end() == ([128 + signal.SIGTERM] * 2, ["", ""])
     step = latest(out)
-    again = Processes(2, "--out", out, "--resume", "--steps", step + 2)
+    again = Two("char_lm", "--out", out, "--resume", "--steps", step + 2)
     assert again.end() == ([0, 0], ["", ""])
     assert runs.read_json(out / "summary.json")["steps"] == step + 2
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.captioning.data import Data
+from experiments.captioning.data import Data, Part
 from experiments.captioning.metrics import best_constant, people
 from experiments.captioning.model import CaptioningModel
 from experiments.captioning.pictures import attention_picture, captions_picture, spread
@@ -14,27 +14,37 @@ from experiments.captioning.writing import Caption, Writer, described, judge, wr
 from experiments.harness.fit import Fitted, parameters, report
 from experiments.harness.progress import counted
 from experiments.harness.reports import part
+from jaxrnn.training.processes import shared
 
 SHOWN = 8  # captions printed at the end of training
 
 
+def captioned(
+    config: Train, data: Data, model: CaptioningModel, params: Any
+) -> tuple[dict[str, Any], list[Caption]]:
+    """Figures on images that training has not seen, and their captions; none where that fails."""
+    writer, test = Writer(model, params, data.tokenizer, config.max_length), data.test
+    how: Any = {"beam": config.beam, "length_penalty": config.length_penalty, "share": shared}
+    with (
+        part("the captions"),
+        counted(f"captioning {len(test.inputs):,} {data.test_name} images") as on_batch,
+    ):
+        return judge(writer, test, texts_of(data.train), **how, on_batch=on_batch)
+    return {}, []
+
+
+def texts_of(part: Part) -> list[str]:
+    """All captions of a part."""
+    return [caption for of in part.captioned.captions for caption in of]
+
+
 def finish(fitted: Fitted, config: Train, data: Data, model: CaptioningModel) -> dict[str, Any]:
-    """The figures of the best checkpoint on images it has not seen, captions, and where it looked."""
-    writer = Writer(model, fitted.params, data.tokenizer, config.max_length)
-    training = [caption for of in data.train.captioned.captions for caption in of]
-    test, name = data.test, data.test_name
-    figures: dict[str, Any] = {}
-    found: list[Caption] = []
-    with part("the captions"), counted(f"captioning {len(test.inputs):,} {name} images") as on_batch:
-        figures, found = judge(
-            writer,
-            test,
-            training,
-            beam=config.beam,
-            length_penalty=config.length_penalty,
-            on_batch=on_batch,
-        )
-        write_captions(fitted.out / f"{name}_captions.tsv", test, found)
+    """The figures of the best checkpoint, captions, and where it looked."""
+    test, name, training = data.test, data.test_name, texts_of(data.train)
+    figures, found = fitted.decoded
+    if found:
+        with part("the file of captions"):
+            write_captions(fitted.out / f"{name}_captions.tsv", test, found)
     for picture, references, caption in list(zip(*test.captioned, found, strict=False))[:SHOWN]:
         print(f"{picture.name}\n    {caption.text}\n    reference: {references[0]}")
     print("-" * 79)
@@ -46,6 +56,7 @@ def finish(fitted: Fitted, config: Train, data: Data, model: CaptioningModel) ->
             summary |= beside_people(name, test.captioned.captions, training)
     if config.data == "scenes" and config.attention != "none":
         with part("where it looks"):
+            writer = Writer(model, fitted.params, data.tokenizer, config.max_length)
             summary["attention"] = where_it_looks(writer, test)
             share = summary["attention"]["share"]
             print(f"most of the attention lies on a shape while its word is written: {share:.1%}")

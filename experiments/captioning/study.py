@@ -1,6 +1,7 @@
 """What does each way to tell a decoder of an image bring? One budget, several seeds."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from experiments.captioning.data import Data, load_data
 from experiments.captioning.model import build_model
-from experiments.captioning.results import finish
+from experiments.captioning.results import captioned, finish
 from experiments.captioning.training import Train, build_task
 from experiments.harness import run as runs
 from experiments.harness.fit import fit
@@ -54,7 +55,8 @@ def folder_name(way: str, seed: int) -> str:
 def train(config: Train, data: Data, whole: Path) -> dict[str, Any]:
     """A run in ``config.folder``, and its figures; ``whole`` is the study that it is a part of."""
     model = build_model(config, data.tokenizer.get_vocab_size())
-    return finish(fit(config, build_task(config, data, model), whole=whole), config, data, model)
+    task, decode = build_task(config, data, model), functools.partial(captioned, config, data, model)
+    return finish(fit(config, task, whole=whole, decode=decode), config, data, model)
 
 
 def compare(config: Train, data: Data, results: dict[str, dict[str, Any]]) -> None:

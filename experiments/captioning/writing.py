@@ -16,6 +16,7 @@ from experiments.data.tokens import END, START, decode, hypotheses_of
 from experiments.harness import run as runs
 from jaxrnn.decoding import beam_search, sample, stochastic_beam_search
 from jaxrnn.models.captioner import EncodedImage
+from jaxrnn.training.processes import Share
 
 BATCH = 64  # images side by side
 
@@ -47,6 +48,7 @@ def most_probable(
     beam: int,
     length_penalty: float,
     on_batch: OnBatch = lambda done, total: None,
+    share: Share = map,
 ) -> list[list[Caption]]:
     """For every image the captions of a beam, best first.
 
@@ -64,7 +66,7 @@ def most_probable(
             **options,
         )
 
-    return _written(writer, inputs, search, on_batch)
+    return _written(writer, inputs, search, on_batch, share)
 
 
 def drawn(
@@ -100,16 +102,21 @@ def _written(
     inputs: np.ndarray,
     search: Callable[..., Any],
     on_batch: OnBatch = lambda done, total: None,
+    share: Share = map,
 ) -> list[list[Caption]]:
     step = jax.tree_util.Partial(writer.model.step, writer.params)
     found: list[list[Caption]] = []
     size = min(BATCH, 1 << max(0, len(inputs) - 1).bit_length())
-    for start in range(0, len(inputs), size):
+    options = {"start": START, "end": END, "max_length": writer.max_length + 1}
+
+    def beams_of(start: int) -> Any:
         lanes = range(start, start + size)
         images = beside(inputs, [min(lane, len(inputs) - 1) for lane in lanes])
         encoded = _encode(writer.model, writer.params, images)
-        options = {"start": START, "end": END, "max_length": writer.max_length + 1}
-        beams = jax.device_get(search(step, encoded, lanes, **options))
+        return jax.device_get(search(step, encoded, lanes, **options))
+
+    starts = range(0, len(inputs), size)
+    for start, beams in zip(starts, share(beams_of, starts), strict=True):
         found += [
             _captions(writer.tokenizer, beams, lane) for lane in range(min(size, len(inputs) - start))
         ]
@@ -152,13 +159,14 @@ def judge(
     beam: int,
     length_penalty: float,
     on_batch: OnBatch = lambda done, total: None,
+    share: Share = map,
 ) -> tuple[dict[str, Any], list[Caption]]:
     """Figures of the most probable word at every step, and of a beam, by name; and the beam's captions."""
     figures: dict[str, Any] = {}
     best: list[Caption] = []
     for size in dict.fromkeys((1, beam)):
-        penalty = length_penalty if size > 1 else 0.0
-        found = most_probable(writer, part.inputs, beam=size, length_penalty=penalty, on_batch=on_batch)
+        how: Any = {"beam": size, "length_penalty": length_penalty if size > 1 else 0.0}
+        found = most_probable(writer, part.inputs, **how, on_batch=on_batch, share=share)
         best = [captions[0] for captions in found]
         name = "greedy" if size == 1 else f"beam_{size}"
         figures[name] = figures_of([caption.text for caption in best], part.captioned.captions, training)

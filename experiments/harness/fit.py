@@ -32,6 +32,7 @@ class Fitted(NamedTuple):
     trained: Trained  # the last state, and the time it took
     task: Task
     config: TrainingSettings
+    decoded: Any = None  # what the processes made together of the parameters
 
     @property
     def steps(self) -> int:
@@ -44,10 +45,20 @@ class Fitted(NamedTuple):
         return self.trained.seconds
 
 
-def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> Fitted:
+def fit(
+    config: TrainingSettings,
+    task: Task,
+    *,
+    whole: Path | None = None,
+    decode: Callable[[Any], Any] = lambda params: None,
+) -> Fitted:
     """Train to the end, in a new folder ``config.out`` or, with ``config.resume``, in that of the run.
 
-    ``whole`` is the study that the run is a part of, whose folder a user resumes.
+    Args:
+      config: its settings.
+      task: what is trained.
+      whole: the study that the run is a part of, whose folder a user resumes.
+      decode: what all processes then do together with the parameters; the first one alone returns.
 
     Raises:
       FloatingPointError, SystemExit, ValueError: as ``loop.train``; and for a folder of another run.
@@ -63,10 +74,11 @@ def fit(config: TrainingSettings, task: Task, *, whole: Path | None = None) -> F
     state = on_mesh(config, task, optimizer, mesh)._replace(carry=shard(carry, mesh, axis=0))
     step = train_step(task, optimizer, state)
     trained = train(Loop(out, config, record, task, step, mesh, whole or out, began), state)
+    params = load(out, config, task.init, carry)
+    decoded = decode(params)
     if not processes.first():  # the report is the first one's
         raise SystemExit
-    params = load(out, config, task.init, carry)
-    return Fitted(out, params, trained, task, config)
+    return Fitted(out, params, trained, task, config, decoded)
 
 
 def load(folder: Path, config: TrainingSettings, init: Any, carry: Any = ()) -> Any:

@@ -28,6 +28,7 @@ from experiments.translation.translating import (
 )
 from jaxrnn.models.losses import cross_entropy
 from jaxrnn.models.seq2seq import Seq2Seq
+from jaxrnn.training.processes import shared
 
 VOCABULARIES = "vocabularies" + runs.DIGEST  # in the record of a run
 SHOWN = 8  # translations printed at the end of training
@@ -59,8 +60,8 @@ def train_command(config: Train, whole: Path | None = None) -> None:
     model = build_model(config, data.vocabularies.sizes)
     sizes = " and ".join(f"{size:,}" for size in data.vocabularies.sizes)
     print(f"{config.data}: {len(data.pairs):,} pairs, {sizes} tokens; run in {config.folder}", flush=True)
-    fitted = fit(config, build_task(config, data, model), whole=whole)
-    finish(fitted, config, data, model)
+    task, decode = build_task(config, data, model), functools.partial(translated, config, data, model)
+    finish(fit(config, task, whole=whole, decode=decode), config, data)
 
 
 def check_settings(config: Train) -> None:
@@ -127,22 +128,29 @@ def load_run(folder: Path) -> tuple[Translator, Train]:
     return Translator(((model, load(folder, config, model.init)),), vocabularies, config.lowercase), config
 
 
-def finish(fitted: Fitted, config: Train, data: Data, model: Seq2Seq) -> None:
-    """The figures of the best checkpoint, translations, and where the model looked."""
-    test, out = data.text.test, fitted.out
-    for name, lines in zip(("source", "target"), test, strict=True):
-        runs.write_text(out / f"test_{name}.txt", "\n".join(lines) + "\n")
-    translator = Translator(((model, fitted.params),), data.vocabularies, config.lowercase)
-    figures: dict[str, Any] = {}
-    found: list[Hypothesis] = []
+def translated(
+    config: Train, data: Data, model: Seq2Seq, params: Any
+) -> tuple[dict[str, Any], list[Hypothesis]]:
+    """Figures on the test pairs, and their translations; none where that fails."""
+    translator, test = Translator(((model, params),), data.vocabularies, config.lowercase), data.text.test
+    how: Any = {"beam": config.beam, "length_penalty": config.length_penalty, "share": shared}
     with (
         part("the translation of the test pairs"),
         counted(f"translating {len(test.source):,} test sentences") as on_batch,
     ):
-        figures, found = evaluate(
-            translator, test, beam=config.beam, length_penalty=config.length_penalty, on_batch=on_batch
-        )
-        runs.write_text(out / "translations.txt", "\n".join(h.text for h in found) + "\n")
+        return evaluate(translator, test, **how, on_batch=on_batch)
+    return {}, []
+
+
+def finish(fitted: Fitted, config: Train, data: Data) -> None:
+    """The figures of the best checkpoint, translations, and where the model looked."""
+    test, out = data.text.test, fitted.out
+    for name, lines in zip(("source", "target"), test, strict=True):
+        runs.write_text(out / f"test_{name}.txt", "\n".join(lines) + "\n")
+    figures, found = fitted.decoded
+    if found:
+        with part("translations.txt"):
+            runs.write_text(out / "translations.txt", "\n".join(h.text for h in found) + "\n")
     for source, target, hypothesis in list(zip(*test, found, strict=False))[:SHOWN]:
         right = "" if hypothesis.text == target else f"    (reference: {target})"
         print(f"{source}\n    {hypothesis.text}{right}")

@@ -25,6 +25,7 @@ from experiments.harness.command_line import note
 from experiments.translation.batches import Batch, EncodedPair, batches_in_order, encode_pairs
 from jaxrnn.decoding import beam_search, ensemble, forced_score
 from jaxrnn.models.seq2seq import Encoded, Seq2Seq
+from jaxrnn.training.processes import Share
 
 BATCH = 64  # sentences translated or scored side by side, but fewer of
 BUDGET = 2**24  # attention weights, of every token written for every token read
@@ -61,6 +62,7 @@ def translate(
     beam: int,
     length_penalty: float,
     on_batch: OnBatch = lambda done, total: None,
+    share: Share = map,
 ) -> list[list[Hypothesis]]:
     """For every line the hypotheses of a beam, best first.
 
@@ -78,20 +80,22 @@ def translate(
         followed = beam * len(translator.models)
         return lanes_within(BUDGET, followed * _most_tokens(source) * source, size)
 
-    for indices, batch in batches_in_order(pairs, (), lanes):
+    def search(batch: Batch) -> Any:
         step, state, context = _start(translator, batch)
-        beams = jax.device_get(
-            beam_search(
-                step,
-                state,
-                start=START,
-                end=END,
-                max_length=_most_tokens(len(batch.source)),
-                beam_size=beam,
-                length_penalty=length_penalty,
-                context=context,
-            )
+        beams = beam_search(
+            step,
+            state,
+            start=START,
+            end=END,
+            max_length=_most_tokens(len(batch.source)),
+            beam_size=beam,
+            length_penalty=length_penalty,
+            context=context,
         )
+        return jax.device_get(beams)
+
+    groups, batches = zip(*batches_in_order(pairs, (), lanes), strict=True) if pairs else ((), ())
+    for indices, beams in zip(groups, share(search, batches), strict=True):
         for lane, index in enumerate(indices):
             found[index] = _hypotheses(translator, sources[index], beams, lane, drawn=index < PICTURES)
         done += len(indices)
@@ -100,7 +104,10 @@ def translate(
 
 
 def score(
-    translator: Translator, pairs: Pairs, on_batch: OnBatch = lambda done, total: None
+    translator: Translator,
+    pairs: Pairs,
+    on_batch: OnBatch = lambda done, total: None,
+    share: Share = map,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The log-probability in nats of every target given its source, and its tokens, the end included."""
     encoded = encode_pairs(translator.vocabularies, pairs)
@@ -110,12 +117,16 @@ def score(
         source, target = bucket
         return lanes_within(BUDGET, source * target, BATCH)
 
-    for indices, batch in batches_in_order(encoded, (), lanes):
+    def nats_of(batch: Batch) -> np.ndarray:
         step, state, context = _start(translator, batch)
         nats = forced_score(
             step, state, batch.targets.T, start=START, lengths=batch.target_lengths, context=context
         )
-        scores[indices] = np.asarray(nats)[: len(indices)]
+        return np.asarray(nats)
+
+    groups, batches = zip(*batches_in_order(encoded, (), lanes), strict=True) if encoded else ((), ())
+    for indices, nats in zip(groups, share(nats_of, batches), strict=True):
+        scores[indices] = nats[: len(indices)]
         done += len(indices)
         on_batch(done, len(encoded))
     return scores, np.array([len(pair.target) + 1 for pair in encoded])
@@ -157,6 +168,7 @@ def evaluate(
     beam: int,
     length_penalty: float,
     on_batch: OnBatch = lambda done, total: None,
+    share: Share = map,
 ) -> tuple[dict[str, Any], list[Hypothesis]]:
     """Figures of a model on pairs, and its best translations.
 
@@ -164,9 +176,10 @@ def evaluate(
       ValueError: where a model gives no probabilities.
     """
     unknown = unknown_tokens(translator.vocabularies, pairs)
-    found = translate(translator, pairs.source, beam=beam, length_penalty=length_penalty, on_batch=on_batch)
+    how: Any = {"beam": beam, "length_penalty": length_penalty}
+    found = translate(translator, pairs.source, **how, on_batch=on_batch, share=share)
     best = [hypotheses[0] for hypotheses in found]
-    nats, tokens = score(translator, pairs)
+    nats, tokens = score(translator, pairs, share=share)
     figures = measure([h.text for h in best], pairs.target, lowercase=translator.lowercase)
     nats_per_token = -float(nats.sum()) / int(tokens.sum())
     figures |= {

@@ -2,13 +2,19 @@
 
 import functools
 import json
-from collections.abc import Callable
-from typing import Any
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+# ``map``, or ``shared`` where all processes come to it together.
+Share = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 def first() -> bool:
@@ -54,12 +60,39 @@ def gathered(value: Any) -> list[Any]:
     """
     if not several():
         return [value]
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array(len(text)))
+    return [json.loads(given) for given in _gathered_bytes(json.dumps(value).encode())]
+
+
+def _gathered_bytes(given: bytes) -> list[bytes]:
+    sizes = multihost_utils.process_allgather(np.array(len(given)))
     padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(text)] = text
+    padded[: len(given)] = np.frombuffer(given, np.uint8)
     rows = multihost_utils.process_allgather(padded)
-    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
+
+
+def shared(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """``map``, for work that all processes come to together: each item is one's, and all get the results.
+
+    Raises:
+      RuntimeError: in all of them, where it fails in one.
+
+    >>> list(shared(len, ["a", "bc"]))
+    [1, 2]
+    """
+    if not several():
+        yield from map(work, items)
+        return
+    for begin in range(0, len(items), jax.process_count()):
+        own = items[begin + jax.process_index() :][:1]
+        try:
+            done: Any = [work(item) for item in own]
+        except (OSError, RuntimeError, ValueError) as error:
+            done = str(error)
+        for given in map(pickle.loads, _gathered_bytes(pickle.dumps(done))):
+            if isinstance(given, str):
+                raise RuntimeError(given)
+            yield from given
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
