@@ -48,7 +48,6 @@ THOROUGH = re.compile(
     | test_training\.py::test_under_jax_s_safety_switches\[.*disable_jit
     | test_gradient_check\.py::test_a_wrong_derivative_shows_under_every_option
     | test_recurrence\.py::test_(ragged_with_resets|plain|padding_is_never_seen)\[(?!lstm|gru|min-|zo|st)
-    | test_malformed\.py::test_is_refused\[.*cut\ to\ [1-8]\ tenths
     | test_recurrence\.py::test_over_devices\[autodiff
     | test_bptt\.py::test_bfloat16_compute\[(gru|min|stack)
     | test_users_types\.py::.*test_half_precision_stays\[float16

@@ -318,7 +318,11 @@ class TestASplitModel:
 
     @pytest.mark.parametrize(
         ("vocabulary", "tied", "optimizer"),
-        [(400, True, "adam"), (400, False, "muon"), (401, False, "adam")],
+        [
+            (400, True, "adam"),
+            pytest.param(400, False, "muon", marks=pytest.mark.thorough),
+            (401, False, "adam"),
+        ],
     )
     def test_equals_one_device_with_half_the_memory(self, vocabulary, tied, optimizer):
         figures, bytes_kept, bytes_passing = [], [], []
