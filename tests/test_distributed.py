@@ -359,11 +359,15 @@ class TestASplitModel:
     @pytest.mark.parametrize(
         ("count", "split", "message"),
         [
-            (None, 5, "model_devices must divide the 4 devices of a process, got 5"),
+            (None, 5, "model_devices must be at most the 4 devices of a process, got 5"),
             (3, 2, "model_devices must divide the 3 devices of a process, got 2"),
         ],
     )
-    def test_what_devices_cannot_split(self, count, split, message):
+    def test_too_many_or_too_few_devices(self, count, split, message):
         with pytest.raises(ValueError, match=message):
             devices.training_mesh(8, count, split)
         assert dict(devices.training_mesh(8, 4, 2).shape) == {"batch": 2, "model": 2}
+        with pytest.raises(
+            ValueError, match="batch_size must divide by the 2 groups of devices: 8 or 10, got 9"
+        ):
+            devices.training_mesh(9, 4, 2)

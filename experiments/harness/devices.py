@@ -55,12 +55,14 @@ def training_mesh(batch_size: int, count: int | None, model: int = 1) -> Mesh:
     if count is not None and count % processes:
         raise ValueError(f"devices must be a multiple of the {processes} processes, got {count}")
     each = count // processes if count else len(jax.local_devices())
-    if model > each or (count and each % model):
+    if model > each:
+        raise ValueError(f"model_devices must be at most the {each} devices of a process, got {model}")
+    if count and each % model:
         raise ValueError(f"model_devices must divide the {each} devices of a process, got {model}")
     least = count // model if count else processes
     if batch_size % least:
-        below, what = batch_size // least * least, "devices" if least == count else "groups of devices"
-        what = what if count else "processes"
+        below, of_devices = batch_size // least * least, "devices" if model == 1 else "groups of devices"
+        what = of_devices if count else "processes"
         fits = f"{below} or {below + least}" if below else str(least)
         raise ValueError(f"batch_size must divide by the {least} {what}: {fits}, got {batch_size}")
     if count is None:
