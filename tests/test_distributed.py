@@ -84,15 +84,16 @@ def test_a_run_goes_on_over_another_number_of_devices(on_one, data, tmp_path):
 class Two:
     """Processes on one machine that train one model by a command."""
 
-    def __init__(self, experiment, *arguments):
+    def __init__(self, experiment, *arguments, numbers=(0, 1)):
         with socket.create_server(("", 0)) as server:
-            address = f"localhost:{server.getsockname()[1]}"
+            self.port = server.getsockname()[1]
+        address = f"localhost:{self.port}"
         command = [sys.executable, "-m", f"experiments.{experiment}", "train", *map(str, arguments)]
         command += ["--coordinator-address", address, "--num-processes", "2", "--process-id"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.running = [
             subprocess.Popen([*command, str(n)], cwd=ROOT, env=os.environ | COMPILES_FAST, **pipes)
-            for n in range(2)
+            for n in numbers
         ]
 
     def end(self):
@@ -201,6 +202,19 @@ def test_one_of_two_processes_dies(who, data, tmp_path):
     step = latest(out)
     run("train", "--out", out, "--resume", "--devices", 1, "--steps", step + 2)
     assert runs.read_json(out / "summary.json")["steps"] == step + 2
+
+
+@pytest.mark.thorough
+def test_one_of_two_processes_dies_once_it_has_come(data, tmp_path):
+    """Before JAX knows of it: the other does not wait for minutes, and nothing is begun."""
+    alone = Two("char_lm", *data, "--out", tmp_path / "run", *SMALL, numbers=[0])
+    distributed._answer("localhost", alone.port, 1, time.monotonic() + 60)
+    began = time.monotonic()
+    codes, said = alone.end()
+    assert time.monotonic() - began < 60
+    assert codes == [-signal.SIGABRT]
+    assert "another task died" in said[0]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.thorough

@@ -18,6 +18,7 @@ from jaxrnn.training import processes
 
 START_SECONDS = 60.0  # in which all must have come
 SILENCE_SECONDS = 30  # after which a process counts as dead
+CLUSTER_SECONDS = 300  # in which all must have come that a cluster starts
 REPORT_SECONDS = 24 * 3600  # in which the first process must have written the report
 OWN = {"process_id", "coordinator_address"}  # settings that differ between processes
 
@@ -41,6 +42,7 @@ def connect(config: TrainingSettings) -> None:
     jax.distributed.initialize(
         **given,
         cluster_detection_method=config.cluster_detection_method or "deactivate",
+        initialization_timeout=SILENCE_SECONDS if given else CLUSTER_SECONDS,
         heartbeat_timeout_seconds=SILENCE_SECONDS,
         shutdown_timeout_seconds=REPORT_SECONDS,
     )
