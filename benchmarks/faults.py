@@ -14,6 +14,7 @@ Processes are forked before JAX starts its backend, three trials at a time.
 import collections
 import contextlib
 import errno
+import faulthandler
 import functools
 import hashlib
 import importlib
@@ -22,7 +23,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +37,7 @@ import tyro
 from experiments.char_lm.__main__ import COMMANDS
 from experiments.harness import run as runs
 from experiments.harness.command_line import main
+from experiments.harness.distributed import local_group
 from jaxrnn.training import arrays, faults
 from jaxrnn.training.checkpoint import Checkpoints
 
@@ -130,6 +131,8 @@ def damage(path: Path, *, tear: bool, seed: int) -> None:
     within = sorted(p for p in path.rglob("*") if p.is_file() and p.stat().st_size)
     file = draw.choice(within or [path])
     content = bytearray(file.read_bytes())
+    if not content:
+        return
     if tear:  # of lines that are appended, the last
         begin = content.rfind(b"\n", 0, -1) + 1 if file.suffix == ".jsonl" else 0
         del content[draw.randrange(begin, len(content)) :]
@@ -170,11 +173,7 @@ def outcome(out: Path) -> dict[str, Any]:
 
 def start(count: int, work: Callable[[int, list[str]], None], log: Path) -> list[int]:
     """Run in so many fresh processes, each given its number and its flags; returns their identifiers."""
-    with socket.create_server(("localhost", 0)) as server:
-        address = f"localhost:{server.getsockname()[1]}"
-    flags = ["--coordinator-address", address, "--num-processes", str(count), "--process-id"]
-    groups = [[*flags, str(number)] if count > 1 else [] for number in range(count)]
-    calls = [functools.partial(work, number, group) for number, group in enumerate(groups)]
+    calls = [functools.partial(work, number, group) for number, group in enumerate(local_group(count))]
     return [forked(call, log.with_suffix(f".{number}.log"), HANGS) for number, call in enumerate(calls)]
 
 
@@ -191,6 +190,8 @@ def forked(work: Callable[[], None], log: Path, seconds: int = 0) -> int:
     if process:
         return process
     signal.alarm(seconds)
+    if seconds:
+        faulthandler.dump_traceback_later(seconds - 10)  # where it hangs
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -273,10 +274,10 @@ def trial(fault: Fault, folder: Path, corpus: Path, after: float | None) -> dict
 
 def judge(found: dict[str, Any], folder: Path, expected: dict[str, Any]) -> str:
     """A word for what came of a trial."""
-    if not found["happened"]:
-        return "too late"
     if any(found["last"]) or -signal.SIGALRM in found["first"]:
         return "lost"
+    if not found["happened"]:
+        return "lost" if any(found["first"]) else "too late"
     got = outcome(folder / "run")
     if got == expected:
         return "same"

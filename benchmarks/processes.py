@@ -5,13 +5,13 @@
 
 The same training of a character model, started by the same command: over one device, over two devices of
 one process, and over two processes with a device each, on one machine. What is timed is training once all
-is compiled; the parameters that each ends with must be those of one device, up to rounding.
+is compiled. The state that two processes end with must be that of two devices in one, to the bit; over
+one device sums add up in another order, and training makes much of what rounding begins.
 """
 
 import itertools
 import os
 import shlex
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +29,7 @@ from benchmarks.measure import Spread
 from benchmarks.record import check_json, load_average, publish
 from experiments.data.corpora import standard_library
 from experiments.harness.command_line import main
+from experiments.harness.distributed import local_group
 from experiments.harness.plots import COLOURS, save
 from experiments.harness.run import Metrics, read_json
 from jaxrnn.checks import check_positive
@@ -84,14 +85,8 @@ def trained(config: Config, way: str, corpus: Path, out: Path) -> tuple[list[flo
     arguments += f" --evaluate-every {config.steps} --checkpoint-every {config.steps} --devices {devices}"
     command = [sys.executable, "-m", "experiments.char_lm", "--corpus", str(corpus), "--out", str(out)]
     command += shlex.split(arguments)
-    groups: list[list[str]] = [[]]
-    if processes > 1:
-        with socket.create_server(("localhost", 0)) as server:
-            address = f"localhost:{server.getsockname()[1]}"
-        shared = ["--coordinator-address", address, "--num-processes", str(processes), "--process-id"]
-        groups = [[*shared, str(number)] for number in range(processes)]
     silent: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = [subprocess.Popen([*command, *group], **silent) for group in groups]
+    running = [subprocess.Popen([*command, *group], **silent) for group in local_group(processes)]
     ended = [os.wait4(process.pid, 0) for process in running]
     if any(status for _, status, _ in ended):
         raise RuntimeError(f"{way}: {shlex.join(command)} failed; run it to see why")
@@ -155,6 +150,8 @@ def run(config: Config) -> None:
         figures = f"{row.compiling:>9.1f} s{row.megabytes:>11.0f}{row.distance:>10.1e}"
         print(f"{row.way:16}{middle:>10.1f}{spread:>16}{figures}")
     times = {row.way: row.seconds.median for row in rows}
+    if rows[-1].distance:
+        raise RuntimeError(f"two processes end {rows[-1].distance:.1e} from one with two devices")
     throughput = times["two devices"] / times["two processes"]
     print(f"two processes train at {throughput:.2f} of the speed of one with two devices")
     figures_kept: dict[str, Any] = {"rows": [asdict(row) for row in rows], "throughput": throughput}

@@ -20,6 +20,7 @@ from benchmarks import faults as study
 from experiments.char_lm.__main__ import COMMANDS
 from experiments.harness import devices, distributed, fit
 from experiments.harness import run as runs
+from experiments.harness.reports import part
 from experiments.harness.settings import TrainingSettings
 from experiments.harness.task import Task, evaluate, train_step
 from experiments.harness.text_streams import first_carry, stream_loss
@@ -84,16 +85,14 @@ def test_a_run_goes_on_over_another_number_of_devices(on_one, data, tmp_path):
 class Two:
     """Processes on one machine that train one model by a command."""
 
-    def __init__(self, experiment, *arguments, numbers=(0, 1)):
-        with socket.create_server(("", 0)) as server:
-            self.port = server.getsockname()[1]
-        address = f"localhost:{self.port}"
+    def __init__(self, experiment, *arguments, numbers=(0, 1), devices=1):
         command = [sys.executable, "-m", f"experiments.{experiment}", "train", *map(str, arguments)]
-        command += ["--coordinator-address", address, "--num-processes", "2", "--process-id"]
+        groups = distributed.local_group(2)
+        self.port = int(groups[0][1].removeprefix("localhost:"))
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        env = os.environ | COMPILES_FAST | {"JAX_NUM_CPU_DEVICES": str(devices)}
         self.running = [
-            subprocess.Popen([*command, str(n)], cwd=ROOT, env=os.environ | COMPILES_FAST, **pipes)
-            for n in numbers
+            subprocess.Popen([*command, *groups[n]], cwd=ROOT, env=env, **pipes) for n in numbers
         ]
 
     def end(self):
@@ -103,8 +102,10 @@ class Two:
 
 
 @pytest.mark.slow
-def test_two_processes_are_two_devices(on_one, data, tmp_path):
-    two = Two("char_lm", *data, "--out", tmp_path / "two", *SMALL)
+def test_two_processes_with_four_devices_each(on_one, data, tmp_path):
+    """The output layer split over pairs of these; the validation batch, of 50 lanes, is read by one pair."""
+    options = ["--devices", 8, "--model-devices", 2]
+    two = Two("char_lm", *data, "--out", tmp_path / "two", *SMALL, *options, devices=4)
     assert two.end()[0] == [0, 0]
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in on_one.iterdir()}
     assert distance(tmp_path / "two", on_one) < TOLERANCE
@@ -169,13 +170,24 @@ class TestSharedWork:
                 assert [number for number, _ in results] == [item % 2 for item in range(count)]
                 assert [len(array) for _, array in results] == list(range(count))
 
-    def test_one_fails(self, together):
+    @pytest.mark.parametrize("error", [ValueError("no item 3"), KeyError("item 3")])
+    def test_one_fails(self, error, together):
         def work(number, item):
             if item == 3:
-                raise ValueError("no item 3")
+                raise error
             return item
 
-        assert together(work, list(range(6))) == ["no item 3"] * 2
+        assert together(work, list(range(6))) == [str(error)] * 2
+
+    def test_a_lost_process_is_no_failure_of_a_part(self, monkeypatch, capsys):
+        lost = RuntimeError("[external/gloo] Gloo AllGather failed: Connection closed by peer")
+        with part("the captions"):
+            raise lost
+        assert capsys.readouterr().err.startswith("warning: the captions failed: [external/gloo]")
+        monkeypatch.setattr(processes, "several", lambda: True)
+        ended = pytest.raises(ConnectionError, match="another process of this run has ended")
+        with ended, distributed.losses_named(), part("the captions"):
+            raise lost
 
 
 @pytest.mark.thorough
@@ -339,12 +351,13 @@ class TestASplitModel:
         ],
     )
     def test_equals_one_device_with_half_the_memory(self, vocabulary, tied, optimizer):
-        figures, bytes_kept, bytes_passing = [], [], []
+        figures, bytes_passing = [], []
         for count, split in ((2, 1), (4, 2)):
             task, state, step, batches = self.begun(vocabulary, tied, optimizer, count, split)
-            bytes_kept.append(
-                sum(leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(state.params))
-            )
+            kept = jax.tree.leaves((state.params, state.opt_state))
+            large = [leaf for leaf in kept if leaf.ndim == 2 and vocabulary in leaf.shape]
+            assert len(large) >= 3  # weights and their moments
+            assert all(leaf.addressable_data(0).size * split == leaf.size for leaf in large)
             bytes_passing.append(
                 step.lower(state, batches[0]).compile().memory_analysis().temp_size_in_bytes
             )
@@ -355,9 +368,6 @@ class TestASplitModel:
             loss = evaluate(task, state.params, [task.batch(3)])["loss"]
             figures.append([measured, loss, devices.on_one_device(state.params)])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), *figures)
-        layers = 4 * 8 * (8 + 8 + 1) * 4  # bytes, of which all devices have a copy
-        biases = 0 if vocabulary % 2 == 0 else 4 * vocabulary
-        assert bytes_kept[1] - layers - biases == (bytes_kept[0] - layers - biases) / 2
         if vocabulary % 2 == 0:  # else all logits are everywhere
             assert bytes_passing[1] < 0.6 * bytes_passing[0]
 

@@ -40,7 +40,7 @@ class Train(TrainingSettings):
     dropout: Fraction = 0.0
     """Probability that a feature is dropped: at the input, between layers, and at the output."""
     model_devices: Count = 1
-    """Devices over which the output layer is split, by its characters, for one too large for a device."""
+    """Devices over which the output layer is split while it trains, for a vocabulary of many thousands."""
     batch_size: Count = 32
     """Streams of text read side by side."""
     chunk_length: Count = 64

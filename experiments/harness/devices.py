@@ -131,8 +131,9 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
         return jax.device_put(_of_this_process(tree), sharding)
 
     def place(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if isinstance(leaf, jax.Array) and leaf.sharding.device_set == sharding.device_set:
             return jax.device_put(leaf, sharding)
+        leaf = _of_this_process(leaf)
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = place(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

@@ -49,6 +49,16 @@ def connect(config: TrainingSettings) -> None:
     _check_alike(config)
 
 
+def local_group(count: int) -> list[list[str]]:
+    """The flags by which each of so many processes of this machine joins the others; one alone has none."""
+    if count == 1:
+        return [[]]
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+    flags = ["--coordinator-address", address, "--num-processes", str(count), "--process-id"]
+    return [[*flags, str(number)] for number in range(count)]
+
+
 def _check_complete(given: dict[str, Any]) -> None:
     """Raise ValueError unless all is there that processes which are started by hand need."""
     if len(given) < 3:
@@ -161,9 +171,7 @@ def losses_named() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
-        if processes.several() and any(
-            sign in str(error) for sign in ("Gloo", "oordination", "UNAVAILABLE")
-        ):
+        if processes.of_a_lost_process(error):
             raise ConnectionError(
                 "another process of this run has ended; start all of them again with --resume"
             ) from error

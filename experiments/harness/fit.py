@@ -50,7 +50,7 @@ def fit(
     task: Task,
     *,
     whole: Path | None = None,
-    decode: Callable[[Any], Any] = lambda params: None,
+    decode: Callable[[Any], Any] | None = None,
 ) -> Fitted:
     """Train to the end, in a new folder ``config.out`` or, with ``config.resume``, in that of the run.
 
@@ -74,9 +74,11 @@ def fit(
     state = on_mesh(config, task, optimizer, mesh)._replace(carry=shard(carry, mesh, axis=0))
     step = train_step(task, optimizer, state)
     trained = train(Loop(out, config, record, task, step, mesh, whole or out, began), state)
+    if decode is None and not processes.first():  # the report is the first one's
+        raise SystemExit
     params = load(out, config, task.init, carry)
-    decoded = decode(params)
-    if not processes.first():  # the report is the first one's
+    decoded = None if decode is None else decode(params)
+    if not processes.first():
         raise SystemExit
     return Fitted(out, params, trained, task, config, decoded)
 

@@ -229,7 +229,7 @@ class _Session:
         """Whether a signal has asked one of the processes to end; ``stop`` then says so in all. They also
         settle whether it is time for a checkpoint.
         """
-        late = self.clock.now - self.saved_at > CHECKPOINT_SECONDS
+        late = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
         stopping, self.late = processes.any_of(bool(self.stop), late)
         if stopping and not self.stop:
             self.stop.number, self.stop.since = signal.SIGTERM, time.monotonic()
@@ -252,9 +252,10 @@ class _Session:
 
     def _step(self) -> None:
         """One step; says what is due after it."""
-        batch = join_batch(self.task.batch(self.progress.position, self.lanes), self.loop.mesh)
-        if (found := lanes(batch)) != self.config.batch_size:
-            raise ValueError(f"expected batches of {self.config.batch_size} sequences, got {found}")
+        batch = self.task.batch(self.progress.position, self.lanes)
+        if (found := lanes(batch)) != (asked := self.lanes.stop - self.lanes.start):
+            raise ValueError(f"expected {asked} sequences of a batch, got {found}")
+        batch = join_batch(batch, self.loop.mesh)
         self._charge("waiting_for_data")
         self.state, measured = self.loop.train_step(self.state, batch)
         # One step in flight at a time: XLA's collectives between CPU devices can lock up otherwise.

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jaxrnn.training import processes
+
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
@@ -11,5 +13,8 @@ def part(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if processes.of_a_lost_process(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"warning: {name} failed: {reason}", file=sys.stderr)
+        if processes.first():
+            print(f"warning: {name} failed: {reason}", file=sys.stderr)

@@ -54,9 +54,9 @@ class Task:
       loss: (params, batch, key) → ``Sums``, of which "loss" is minimised; the key is dropout's, None in an
         evaluation. With ``carry``, truncated back-propagation: (params, carry, batch, key) → (``Sums``,
         the carry after the batch).
-      batch: (position, lanes) → the batch at a position, always the same one, or a slice of its sequences.
-        Time leads and the sequences follow in every leaf of rank 2 or more; vectors, lengths say, have an
-        entry a sequence; numbers are everybody's.
+      batch: (position, lanes=all) → the batch at a position, always the same one, or a slice of its
+        sequences. Time leads and the sequences follow in every leaf of rank 2 or more; vectors, lengths
+        say, have an entry a sequence; numbers are everybody's.
       valid: makes the validation batches, in their order.
       unit: of the loss, "nats per character" say.
       items: what a training step reads, and how many of them on average: ("characters", 2048).
@@ -133,19 +133,21 @@ def evaluate(task: Task, params: Any, batches: Iterable[Any]) -> dict[str, float
     >>> task = Task(
     ...     init=lambda key: (),
     ...     loss=lambda params, batch, key: {"loss": (batch.sum(), batch.size)},
-    ...     batch=lambda position, lanes: np.ones(2)[lanes], valid=list, unit="", items=("numbers", 2),
+    ...     batch=lambda position, lanes=slice(None): np.ones(2)[lanes],
+    ...     valid=list, unit="", items=("numbers", 2),
     ... )
     >>> evaluate(task, (), [np.ones(3), np.zeros(1)])
     {'loss': 0.75}
     """
     totals: dict[str, tuple[float, float]] = {}
     measure, carry = _measure(task.loss, task.carry is not None), None
-    together = spread(params)
+    together, last_mesh, placed_params = spread(params), None, params
     for batch in batches:
         mesh = batch_mesh(lanes(batch), task.split.devices, together=together)
+        if mesh != last_mesh:
+            last_mesh, placed_params = mesh, split_params(params, mesh, task.split)
         carry = task.first_carry(batch) if carry is None else carry
         placed = shard(carry, mesh, axis=0)
-        placed_params = split_params(params, mesh, task.split)
         sums, carry = measure(placed_params, placed, shard_batch(batch, mesh))
         for name, (total, count) in jax.device_get(sums).items():
             before = totals.get(name, (0.0, 0.0))

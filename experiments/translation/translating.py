@@ -80,7 +80,8 @@ def translate(
         followed = beam * len(translator.models)
         return lanes_within(BUDGET, followed * _most_tokens(source) * source, size)
 
-    def search(batch: Batch) -> Any:
+    def search(group: tuple[list[int], Batch]) -> Any:
+        indices, batch = group
         step, state, context = _start(translator, batch)
         beams = beam_search(
             step,
@@ -92,10 +93,11 @@ def translate(
             length_penalty=length_penalty,
             context=context,
         )
-        return jax.device_get(beams)
+        # Where the models looked is much, and kept of few.
+        return jax.device_get(beams if min(indices) < PICTURES else beams._replace(extras=None))
 
-    groups, batches = zip(*batches_in_order(pairs, (), lanes), strict=True) if pairs else ((), ())
-    for indices, beams in zip(groups, share(search, batches), strict=True):
+    groups = list(batches_in_order(pairs, (), lanes))
+    for (indices, _), beams in zip(groups, share(search, groups), strict=True):
         for lane, index in enumerate(indices):
             found[index] = _hypotheses(translator, sources[index], beams, lane, drawn=index < PICTURES)
         done += len(indices)
@@ -117,15 +119,16 @@ def score(
         source, target = bucket
         return lanes_within(BUDGET, source * target, BATCH)
 
-    def nats_of(batch: Batch) -> np.ndarray:
+    def nats_of(group: tuple[list[int], Batch]) -> np.ndarray:
+        _, batch = group
         step, state, context = _start(translator, batch)
         nats = forced_score(
             step, state, batch.targets.T, start=START, lengths=batch.target_lengths, context=context
         )
         return np.asarray(nats)
 
-    groups, batches = zip(*batches_in_order(encoded, (), lanes), strict=True) if encoded else ((), ())
-    for indices, nats in zip(groups, share(nats_of, batches), strict=True):
+    groups = list(batches_in_order(encoded, (), lanes))
+    for (indices, _), nats in zip(groups, share(nats_of, groups), strict=True):
         scores[indices] = nats[: len(indices)]
         done += len(indices)
         on_batch(done, len(encoded))

@@ -31,6 +31,16 @@ def several() -> bool:
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
+def of_a_lost_process(error: BaseException) -> bool:
+    """Whether an error comes of another process's end.
+
+    >>> of_a_lost_process(ValueError("[external/gloo] Gloo AllGather failed"))
+    False
+    """
+    signs = ("Gloo", "oordination", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return several() and any(sign in str(error) for sign in signs)
+
+
 def on_first(work: Callable[[], object]) -> None:
     """Do in the first process what is done once; all go on when it is done.
 
@@ -65,7 +75,7 @@ def gathered(value: Any) -> list[Any]:
 
 def _gathered_bytes(given: bytes) -> list[bytes]:
     sizes = multihost_utils.process_allgather(np.array(len(given)))
-    padded = np.zeros(sizes.max(), np.uint8)
+    padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)  # few sizes, each of which compiles
     padded[: len(given)] = np.frombuffer(given, np.uint8)
     rows = multihost_utils.process_allgather(padded)
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
@@ -87,8 +97,8 @@ def shared(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Re
         own = items[begin + jax.process_index() :][:1]
         try:
             done: Any = [work(item) for item in own]
-        except (OSError, RuntimeError, ValueError) as error:
-            done = str(error)
+        except Exception as error:  # of whatever kind: the others wait
+            done = str(error) or type(error).__name__
         for given in map(pickle.loads, _gathered_bytes(pickle.dumps(done))):
             if isinstance(given, str):
                 raise RuntimeError(given)
