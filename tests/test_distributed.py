@@ -103,7 +103,7 @@ class Two:
 
 @pytest.mark.slow
 def test_two_processes_with_four_devices_each(on_one, data, tmp_path):
-    """The output layer split over pairs of these; the validation batch, of 50 lanes, is read by one pair."""
+    """The output layer split over pairs of these; the validation batch, of 50 lanes, is one pair's."""
     options = ["--devices", 8, "--model-devices", 2]
     two = Two("char_lm", *data, "--out", tmp_path / "two", *SMALL, *options, devices=4)
     assert two.end()[0] == [0, 0]
