@@ -1,6 +1,6 @@
 """Does a run survive whatever ends it? Runs disturbed at a named place, or at any moment, and resumed.
 
-    python -m benchmarks.faults --trials 3072    a night; the same command goes on where it was stopped
+    python -m benchmarks.faults --trials 3072    two to three hours; stopped, it goes on
     python -m benchmarks.faults --trials 40      two minutes
 
 Each trial trains a small character model and, once, at a place that ``faults.at`` names or at a random
