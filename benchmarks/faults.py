@@ -6,9 +6,10 @@
 Each trial trains a small character model and, once, at a place that ``faults.at`` names or at a random
 moment, kills its process, lets a write fail, tears a file or flips a bit. A fresh process then resumes the
 run, and what it comes to is compared with an undisturbed one: the last state to the bit, every line of
-metrics, every figure. Every fifteenth run is trained, and resumed, by two processes, one of which is
-disturbed, or at a random moment one or both. A trial counts if the fault is known to have happened.
-Processes are forked before JAX starts its backend, three trials at a time.
+metrics, every figure. The disturbed processes must have ended within a minute, killed or with a message.
+Every fifteenth run is trained, and resumed, by two processes, one of which is disturbed, or at a random
+moment one or both. A trial counts if the fault is known to have happened. Processes are forked before JAX
+starts its backend, three trials at a time.
 """
 
 import collections
@@ -16,7 +17,6 @@ import contextlib
 import errno
 import faulthandler
 import functools
-import hashlib
 import importlib
 import json
 import os
@@ -25,32 +25,26 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
-import numpy as np
 import tyro
 
-from experiments.char_lm.__main__ import COMMANDS
+from benchmarks.small_run import TEXT, digest, outcome, train
 from experiments.harness import run as runs
-from experiments.harness.command_line import main
 from experiments.harness.distributed import local_group
-from jaxrnn.training import arrays, faults
-from jaxrnn.training.checkpoint import Checkpoints
+from jaxrnn.training import faults
 
-SETTINGS = """--cell elman --hidden-size 6 --dropout 0.2 --batch-size 4 --chunk-length 5 --steps 9
---warmup-steps 2 --evaluate-every 4 --checkpoint-every 3 --optimizer adam --learning-rate 0.01"""
-TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
 PARALLEL = 3  # trials: on two cores, as each waits at times
 RANDOM = "any moment"  # the place of every fourth trial
 TOGETHER, PROCESSES = 15, 2  # of so many trials, one is of so many processes
 HANGS = 120  # seconds after which a run is lost
-OUTCOMES = ("same", "another best, and said so", "too late", "different", "lost")
-UNTIMED = {"seconds", "items_per_second"}
-FIGURES = ("valid_nats_per_char", "test_nats_per_char", "steps", "parameters")
+OUTLASTS = 60  # seconds after a fault in which all processes must have ended
+WRONG = ("ended badly", "different", "lost")  # what trials are kept for, to be looked at
+OUTCOMES = ("same", "another best, and said so", "too late", *WRONG)
 FAILURES = {"no space": errno.ENOSPC, "read-only": errno.EROFS, "too many open files": errno.EMFILE}
 # What was published is damaged only where checksums tell: elsewhere, that is a broken disk.
 SEALED = ("checkpoint.sealed", "checkpoint.published", "checkpoint.aside")
@@ -141,36 +135,6 @@ def damage(path: Path, *, tear: bool, seed: int) -> None:
     file.write_bytes(content)
 
 
-def train(out: Path, corpus: Path, group: Sequence[str] = (), *, resume: bool) -> None:
-    """The command of every trial, for one process or, with its flags, one of a ``group``."""
-    rest = ["--resume"] if resume else ["--corpus", str(corpus), *SETTINGS.split()]
-    main("", COMMANDS, ["train", "--out", str(out), *rest, *group], split_cores=False)
-
-
-def saved_leaves(out: Path) -> list[np.ndarray]:
-    """The leaves of a run's last state, however they are nested."""
-    with Checkpoints(out / "checkpoints", read_only=True) as checkpoints:
-        folder = checkpoints.directory / str(checkpoints.latest) / "state"
-    target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), arrays.describe(folder))
-    return jax.tree.leaves(arrays.read(folder, target))
-
-
-def digest(out: Path) -> str:
-    """Of every bit of the last state."""
-    return hashlib.sha256(b"".join(leaf.tobytes() for leaf in saved_leaves(out))).hexdigest()
-
-
-def outcome(out: Path) -> dict[str, Any]:
-    """What a run has come to, but for its clock."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    summary = runs.read_json(out / "summary.json")
-    return {
-        "state": (out / "digest").read_text(),
-        "metrics": [{k: v for k, v in line.items() if k not in UNTIMED} for line in lines],
-        "figures": {name: summary[name] for name in FIGURES},
-    }
-
-
 def start(count: int, work: Callable[[int, list[str]], None], log: Path) -> list[int]:
     """Run in so many fresh processes, each given its number and its flags; returns their identifiers."""
     calls = [functools.partial(work, number, group) for number, group in enumerate(local_group(count))]
@@ -254,14 +218,19 @@ def trial(fault: Fault, folder: Path, corpus: Path, after: float | None) -> dict
             train(out, corpus, group, resume=False)
 
     processes = start(fault.processes, disturbed, folder / "disturbed")
+    struck = 0.0
     if after is not None:
         time.sleep(after)
+        struck = time.time()
         for number in fault.who:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(processes[number], signal.SIGKILL)
     first = ended(processes)
+    now = time.time()
     if after is not None and -signal.SIGKILL in first:
         mark.touch()
+    elif mark.exists():
+        struck = mark.stat().st_mtime
     resume = (out / "config.json").is_file()
 
     def resumed(number: int, group: list[str]) -> None:
@@ -269,15 +238,32 @@ def trial(fault: Fault, folder: Path, corpus: Path, after: float | None) -> dict
         (out / "digest").write_text(digest(out))
 
     last = ended(start(fault.processes, resumed, folder / "resumed"))
-    return {"happened": mark.exists(), "first": first, "last": last}
+    return {"happened": mark.exists(), "first": first, "outlasted": round(now - struck, 2), "last": last}
 
 
-def judge(found: dict[str, Any], folder: Path, expected: dict[str, Any]) -> str:
+def orderly(fault: Fault, found: dict[str, Any], folder: Path) -> bool:
+    """Whether the processes of a disturbed run ended as they should: soon, killed or with a message."""
+    fine = {0, 2}
+    if fault.processes > 1:  # of those that are left over, JAX ends some itself
+        fine |= {1, -signal.SIGABRT}
+    killed = {-signal.SIGKILL} if "kill" in fault.action else set()
+    codes = enumerate(found["first"])
+    logs = [log.read_text(errors="replace") for log in folder.glob("disturbed.*.log")]
+    return (
+        all(code in (fine | killed if number in fault.who else fine) for number, code in codes)
+        and not any("Traceback" in log for log in logs)
+        and found["outlasted"] < OUTLASTS
+    )
+
+
+def judge(fault: Fault, found: dict[str, Any], folder: Path, expected: dict[str, Any]) -> str:
     """A word for what came of a trial."""
     if any(found["last"]) or -signal.SIGALRM in found["first"]:
         return "lost"
     if not found["happened"]:
         return "lost" if any(found["first"]) else "too late"
+    if not orderly(fault, found, folder):
+        return "ended badly"
     got = outcome(folder / "run")
     if got == expected:
         return "same"
@@ -320,6 +306,8 @@ def study(config: Config) -> None:
     for count in (1, PROCESSES):
         undisturbed(count, fresh(config.out / "compiling"), corpus)
         usual[count] = undisturbed(count, fresh(config.out / f"undisturbed_{count}"), corpus)
+    if others := {line["study"] for line in results(config.out)} - {config.seed}:
+        raise ValueError(f"{config.out} holds trials of seed {others.pop()}; give another --out")
     done, commit = {line["trial"] for line in results(config.out)}, runs.commit()
     left = [number for number in range(config.trials) if number not in done]
     places = [len(passed) for of in usual.values() for passed in of.passed]
@@ -331,12 +319,13 @@ def study(config: Config) -> None:
             folder = fresh(config.out / f"trial_{number}")
             began = time.monotonic()
             found = trial(fault, folder, corpus, after)
-            result = judge(found, folder, usual[fault.processes].outcome)
+            result = judge(fault, found, folder, usual[fault.processes].outcome)
             line = {"trial": number, **fault._asdict(), **found, "outcome": result}
             line |= {"seconds": round(time.monotonic() - began, 2), "commit": commit}
+            line |= {"study": config.seed}
             with (config.out / f"results_{worker}.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            if result not in ("lost", "different"):  # which are for looking at
+            if result not in WRONG:
                 shutil.rmtree(folder)
 
     workers = [

@@ -24,9 +24,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.faults import saved_leaves
 from benchmarks.measure import Spread
 from benchmarks.record import check_json, load_average, publish
+from benchmarks.small_run import saved_leaves
 from experiments.data.corpora import standard_library
 from experiments.harness.command_line import main
 from experiments.harness.distributed import local_group

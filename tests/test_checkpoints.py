@@ -1,5 +1,6 @@
 """Checkpoints: what stays, what is latest and best, what another process sees, what is damaged."""
 
+import json
 import math
 import shutil
 
@@ -10,7 +11,7 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn.training import arrays
+from jaxrnn.training import arrays, processes
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState, init_state
 from tests.table import random_like, random_params
@@ -136,6 +137,17 @@ def test_a_loss_that_is_no_number(tmp_path, loss):
         with pytest.raises(ValueError, match="loss must be a number, got "):
             checkpoints.save(small(1), {}, loss)
         assert not list(tmp_path.iterdir())
+
+
+def test_of_several_processes_the_first_decides(tmp_path, monkeypatch):
+    """Another may not see yet, on a network file system, what that one has written."""
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(small(step=3), {}, loss=2.0)
+        seen = [[3, {"loss": 2.0, "written": 1}], [5, {"loss": 1.0, "written": 2}]]
+        monkeypatch.setattr(processes, "gathered", lambda own: [json.loads(json.dumps(seen)), own])
+        assert (checkpoints.latest, checkpoints.best) == (5, 5)
+    with Checkpoints(tmp_path, read_only=True) as alone:
+        assert (alone.latest, alone.best) == (3, 3)
 
 
 def fails(*_):

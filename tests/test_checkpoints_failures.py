@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxrnn.training.checkpoint import Checkpoints, check_path
+from jaxrnn.training.arrays import check_path
+from jaxrnn.training.checkpoint import Checkpoints
 from tests.test_checkpoints import small
 
 

@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import faults as study
+from benchmarks import small_run
 from experiments.char_lm.__main__ import COMMANDS
 from experiments.harness import devices, distributed, fit
 from experiments.harness import run as runs
@@ -34,7 +33,7 @@ from tests.commands import killed, read_metrics, refusal, runner
 from tests.conftest import COMPILES_FAST
 
 ROOT = Path(__file__).parent.parent
-SMALL = study.SETTINGS.replace("--batch-size 4", "--batch-size 8").split()
+SMALL = small_run.SETTINGS.replace("--batch-size 4", "--batch-size 8").split()
 TOLERANCE = 2e-6  # of parameters: sums over devices add up in another order
 run = runner(COMMANDS)
 
@@ -43,8 +42,8 @@ run = runner(COMMANDS)
 def data(tmp_path_factory):
     """A corpus, and a validation text of several chunks, over which the carry goes on."""
     folder = tmp_path_factory.mktemp("corpus")
-    (folder / "corpus.txt").write_text(study.TEXT)
-    (folder / "valid.txt").write_text(study.TEXT * (52_000 // len(study.TEXT)))
+    (folder / "corpus.txt").write_text(small_run.TEXT)
+    (folder / "valid.txt").write_text(small_run.TEXT * (52_000 // len(small_run.TEXT)))
     return ["--corpus", folder / "corpus.txt", "--valid", folder / "valid.txt"]
 
 
@@ -63,22 +62,27 @@ def latest(out):
 def distance(out, other):
     return max(
         np.abs(a.astype(np.float64) - b).max()
-        for a, b in zip(study.saved_leaves(out), study.saved_leaves(other), strict=True)
+        for a, b in zip(small_run.saved_leaves(out), small_run.saved_leaves(other), strict=True)
     )
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_over_another_number_of_devices(on_one, data, tmp_path):
+def test_a_run_goes_on_over_another_number_of_devices(on_one, data, tmp_path, capsys):
     """The same batches and draws of dropout, whatever the number; equal numbers give equal bits."""
     out, same = tmp_path / "run", tmp_path / "same"
     killed(run, 3, "train", *data, "--out", out, *SMALL, "--devices", 4, "--model-devices", 2)
-    killed(run, 3, "train", "--out", out, "--resume", "--devices", 2)
-    run("train", "--out", out, "--resume", "--devices", 1)
+    killed(run, 2, "train", "--out", out, "--resume", "--devices", 1, "--model-devices", 1)
+    assert "1 devices instead of 4: sums add up in another order" in capsys.readouterr().out
+    killed(run, 2, "train", "--out", out, "--resume", "--devices", 2)
+    capsys.readouterr()
+    run("train", "--out", out, "--resume")  # over as many as before
+    assert "instead of" not in capsys.readouterr().out
+    assert runs.read_json(out / "summary.json")["training_devices"] == 2
     assert distance(out, on_one) < TOLERANCE
     for line, expected in zip(read_metrics(out), read_metrics(on_one), strict=True):
         assert line == pytest.approx(expected, rel=1e-5)
     killed(run, 5, "train", *data, "--out", same, *SMALL, "--devices", 1)
-    run("train", "--out", same, "--resume", "--devices", 1)
+    run("train", "--out", same, "--resume")
     assert distance(same, on_one) == 0
 
 
@@ -110,7 +114,7 @@ def test_two_processes_with_four_devices_each(on_one, data, tmp_path):
     assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in on_one.iterdir()}
     assert distance(tmp_path / "two", on_one) < TOLERANCE
     summary, expected = (runs.read_json(out / "summary.json") for out in (tmp_path / "two", on_one))
-    for name in study.FIGURES:
+    for name in small_run.FIGURES:
         assert summary[name] == pytest.approx(expected[name], rel=1e-5)
 
 
@@ -242,64 +246,6 @@ def test_a_signal_to_one_of_two_processes_stops_both(on_one, data, tmp_path):
     again = Two("char_lm", "--out", out, "--resume", "--steps", step + 2)
     assert again.end() == ([0, 0], ["", ""])
     assert runs.read_json(out / "summary.json")["steps"] == step + 2
-
-
-class TestTheRoll:
-    @pytest.fixture(autouse=True)
-    def _soon(self, monkeypatch):
-        monkeypatch.setattr(distributed, "START_SECONDS", 1.0)
-
-    def called(self, count, numbers):
-        """What each of the processes that come is told."""
-        with socket.create_server(("", 0)) as server:
-            port = server.getsockname()[1]
-        told = {}
-
-        def come(key, number):
-            try:
-                distributed._call_the_roll(f"localhost:{port}", count, number)
-                told[key] = ""
-            except ValueError as error:
-                told[key] = str(error).replace(str(port), "PORT")
-
-        threads = [threading.Thread(target=come, args=of) for of in enumerate(numbers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return [told[key] for key in range(len(numbers))]
-
-    def test_all_come(self):
-        assert self.called(3, [2, 0, 1]) == ["", "", ""]
-
-    def test_some_do_not(self):
-        assert self.called(4, [0, 2]) == ["of 4 processes, 1, 3 did not come within 1 s"] * 2
-
-    def test_one_comes_twice(self):
-        assert self.called(3, [0, 1, 1]) == ["process_id 1 came twice, or is not one of 3"] * 3
-
-    def test_nobody_is_there(self):
-        (told,) = self.called(2, [1])
-        assert told == "process 0 does not answer at localhost:PORT within 1 s: Connection refused"
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"num_processes": 2}, "go together, .*; got --num-processes alone"),
-        (
-            {"coordinator_address": "host", "num_processes": 2, "process_id": 0},
-            "coordinator_address must be HOST:PORT, got 'host'",
-        ),
-        (
-            {"coordinator_address": "host:1", "num_processes": 2, "process_id": 2},
-            "process_id must be below num_processes, 2, got 2",
-        ),
-    ],
-)
-def test_what_is_no_group_of_processes(given, message):
-    with pytest.raises(ValueError, match=message):
-        distributed.connect(TrainingSettings(**given))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.faults import saved_leaves
+from benchmarks.small_run import saved_leaves
 from experiments import long_memory
 from experiments.harness import fit as fitting
 from experiments.harness.settings import check

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import faults as study
+from benchmarks import small_run
 from experiments.char_lm.__main__ import COMMANDS
 from tests.commands import refusal, runner
 
@@ -19,8 +19,8 @@ HUGE = 10**30
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    (folder / "corpus.txt").write_text(study.TEXT)
-    study.train(folder / "run", folder / "corpus.txt", resume=False)
+    (folder / "corpus.txt").write_text(small_run.TEXT)
+    small_run.train(folder / "run", folder / "corpus.txt", resume=False)
     return folder / "run"
 
 

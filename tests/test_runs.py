@@ -86,6 +86,13 @@ def test_what_is_no_place_for_a_run(tmp_path):
         run.check_out(tmp_path / "notes", resume=False)
 
 
+def test_what_a_run_needs_is_on_the_disk_before_it_is_one(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(run.files, "sync", lambda path: synced.append(path.name))
+    run.create(tmp_path / "run", CONFIG, fill)
+    assert synced.index("vocabulary.json") < synced.index("config.json.tmp")
+
+
 def test_killed_while_its_folder_is_made(tmp_path):
     """What is half made is no run, and can be begun again."""
     out = tmp_path / "run"

@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import json
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,8 @@ import numpy as np
 from experiments.captioning.efficientnet import FEATURES, WEIGHTS_SHA256, load_pretrained
 from experiments.data.images import Picture, pixels
 from experiments.harness.progress import counted
-from experiments.harness.run import read_json, write_json
+from experiments.harness.run import read_json
+from jaxrnn.training import files
 
 SIDE, PLACES = 224, 7 * 7  # pixels a side of what the pretrained network reads, and vectors that it gives
 BATCH = 32
@@ -63,8 +66,19 @@ def cached(pictures: Sequence[Picture], folder: Path) -> Inputs:
 def _fill(pictures: Sequence[Picture], path: Path, about: Path) -> None:
     """Compute the features of all pictures; ``about``, written last, tells that they are whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    values = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(pictures), PLACES, FEATURES))
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # others may fill the cache, too
+    try:
+        kept, errors = _compute_into(temporary, pictures)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    about_them = {"weights_sha256": WEIGHTS_SHA256, "kept": kept, "errors": errors}
+    files.write_text(about, json.dumps(about_them, indent=2) + "\n")
+
+
+def _compute_into(path: Path, pictures: Sequence[Picture]) -> tuple[list[int], list[str]]:
+    """Write features to a file; which pictures could be read, and what is wrong with the others."""
+    values = np.lib.format.open_memmap(path, "w+", np.float16, (len(pictures), PLACES, FEATURES))
     kept: list[int] = []
     errors: list[str] = []
     with counted(f"computing features of {len(pictures):,} images", stderr=True) as on_batch:
@@ -74,8 +88,7 @@ def _fill(pictures: Sequence[Picture], path: Path, about: Path) -> None:
             errors += chunk.errors
             on_batch(len(kept) + len(errors), len(pictures))
     values.flush()
-    temporary.replace(path)
-    write_json(about, {"weights_sha256": WEIGHTS_SHA256, "kept": kept, "errors": errors})
+    return kept, errors
 
 
 def _chunks(pictures: Sequence[Picture], side: int) -> Iterator[Inputs]:

@@ -17,6 +17,7 @@ from experiments.harness.settings import TrainingSettings
 from jaxrnn.training import processes
 
 START_SECONDS = 60.0  # in which all must have come
+ANSWER_SECONDS = 5.0  # in which who has come must say its number
 SILENCE_SECONDS = 30  # after which a process counts as dead
 CLUSTER_SECONDS = 300  # in which all must have come that a cluster starts
 REPORT_SECONDS = 24 * 3600  # in which the first process must have written the report
@@ -39,13 +40,18 @@ def connect(config: TrainingSettings) -> None:
         if given["coordinator_address"].startswith(("localhost:", "127.0.0.1:")):
             share_cores(given["num_processes"])
     jax.config.update("jax_enable_preemption_service", False)  # which would take SIGTERM for itself
-    jax.distributed.initialize(
-        **given,
-        cluster_detection_method=config.cluster_detection_method or "deactivate",
-        initialization_timeout=SILENCE_SECONDS if given else CLUSTER_SECONDS,
-        heartbeat_timeout_seconds=SILENCE_SECONDS,
-        shutdown_timeout_seconds=REPORT_SECONDS,
-    )
+    try:
+        jax.distributed.initialize(
+            **given,
+            cluster_detection_method=config.cluster_detection_method or "deactivate",
+            initialization_timeout=SILENCE_SECONDS if given else CLUSTER_SECONDS,
+            heartbeat_timeout_seconds=SILENCE_SECONDS,
+            shutdown_timeout_seconds=REPORT_SECONDS,
+        )
+    except (KeyError, ImportError, RuntimeError, ValueError) as error:
+        by = f" by {config.cluster_detection_method}" if config.cluster_detection_method else ""
+        what = f"not set: {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"the processes could not be found{by}: {what}") from error
     _check_alike(config)
 
 
@@ -95,7 +101,7 @@ def _call_the_roll(coordinator_address: str, num_processes: int, process_id: int
         raise ValueError(f"process 0 cannot listen at {coordinator_address}: {error.strerror}") from error
     for connection in come.values():
         with connection, contextlib.suppress(OSError):
-            connection.sendall(f"{verdict}\n".encode())
+            connection.sendall(f"{json.dumps(verdict)}\n".encode())
     if verdict:
         raise ValueError(verdict)
 
@@ -106,12 +112,14 @@ def _hear(server: socket.socket, come: dict[int, socket.socket], count: int, dea
         server.settimeout(max(0.01, deadline - time.monotonic()))
         try:
             connection, _ = server.accept()
-            connection.settimeout(5)
-            number = int(connection.makefile().readline())
         except TimeoutError:
             numbers = ", ".join(map(str, sorted(missing)))
             return f"of {count} processes, {numbers} did not come within {START_SECONDS:g} s"
+        try:
+            connection.settimeout(ANSWER_SECONDS)
+            number = int(connection.makefile().readline(20))
         except (OSError, ValueError):  # somebody else
+            connection.close()
             continue
         if number not in missing:
             come[-1] = connection
@@ -131,21 +139,26 @@ def _answer(host: str, port: int, number: int, deadline: float) -> None:
             with socket.create_connection((host, port), timeout=1) as connection:
                 connection.settimeout(max(1.0, deadline - time.monotonic() + 5))
                 connection.sendall(f"{number}\n".encode())
-                verdict = connection.makefile().readline()
-        except OSError as error:
+                verdict = json.loads(connection.makefile(errors="replace").readline())
+            break
+        except (OSError, ValueError) as error:
             if time.monotonic() > deadline:
+                why = "something else does" if isinstance(error, ValueError) else error.strerror or error
                 what = f"process 0 does not answer at {host}:{port} within {START_SECONDS:g} s"
-                raise ValueError(f"{what}: {error.strerror or error}") from error
+                raise ValueError(f"{what}: {why}") from error
             time.sleep(0.1)
-            continue
-        if verdict.strip():
-            raise ValueError(verdict.strip())
-        if verdict:
-            return
+    if verdict:
+        raise ValueError(verdict)
 
 
 def _check_alike(config: TrainingSettings) -> None:
-    """Raise ValueError, in all processes, unless they have the same settings."""
+    """Raise ValueError, in all processes, unless they have as many devices, and the same settings."""
+    devices = [len(jax.local_devices(number)) for number in range(jax.process_count())]
+    if len(set(devices)) > 1:
+        numbers = ", ".join(map(str, devices))
+        raise ValueError(
+            f"every process must have as many devices, got {numbers}; on CPU, JAX_NUM_CPU_DEVICES=N sets it"
+        )
     record = json.dumps(dataclasses.asdict(config), default=str)
     records = [json.loads(each) for each in processes.gathered(record)]
     for number, other in enumerate(records):

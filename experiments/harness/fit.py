@@ -42,7 +42,7 @@ class Fitted(NamedTuple):
     @property
     def seconds(self) -> float:
         """Of training in all runs so far, evaluation included."""
-        return self.trained.seconds
+        return self.trained.progress.seconds
 
 
 def fit(
@@ -76,15 +76,17 @@ def fit(
     trained = train(Loop(out, config, record, task, step, mesh, whole or out, began), state)
     if decode is None and not processes.first():  # the report is the first one's
         raise SystemExit
-    params = load(out, config, task.init, carry)
+    params = load(out, config, task.init, carry, trained.best)
     decoded = None if decode is None else decode(params)
     if not processes.first():
         raise SystemExit
     return Fitted(out, params, trained, task, config, decoded)
 
 
-def load(folder: Path, config: TrainingSettings, init: Any, carry: Any = ()) -> Any:
-    """The parameters of the lowest validation loss in a run's folder, on one device.
+def load(
+    folder: Path, config: TrainingSettings, init: Any, carry: Any = (), step: int | None = None
+) -> Any:
+    """The parameters of the lowest validation loss in a run's folder, or after a step, on one device.
 
     ``config`` is that of the training, ``init`` and the first ``carry`` are those of its ``Task``.
 
@@ -92,7 +94,7 @@ def load(folder: Path, config: TrainingSettings, init: Any, carry: Any = ()) -> 
       ValueError: if there is no checkpoint, or one that does not fit them.
     """
     like = jax.eval_shape(lambda: first_state(config, init, make_optimizer(config))._replace(carry=carry))
-    return runs.best_params(folder, like)
+    return runs.saved_params(folder, like, step)
 
 
 def first_state(config: TrainingSettings, init: Any, optimizer: optax.GradientTransformation) -> TrainState:
@@ -198,8 +200,9 @@ def report(
         **figures,
         f"{items}_per_second": fitted.steps * per_step / fitted.seconds,
         "train_seconds": fitted.seconds,
-        "seconds_spent": fitted.trained.spent,
-        "skipped_batches": fitted.trained.skipped,
+        "seconds_spent": fitted.trained.progress.spent,
+        "skipped_batches": len(fitted.trained.progress.skipped),
+        "training_devices": fitted.trained.progress.devices,
         "steps": fitted.steps,
         "seed": fitted.config.seed,
         "parameters": parameters(fitted.params),

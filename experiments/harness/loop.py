@@ -2,11 +2,10 @@
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +19,12 @@ from experiments.harness.clock import Clock
 from experiments.harness.devices import join_batch, lanes, on_one_device, own_lanes
 from experiments.harness.progress import TrainingBar, training_bar
 from experiments.harness.reports import part
-from experiments.harness.run import Metrics, check_same_config, write_json
+from experiments.harness.resume import Progress, devices_of, like, restore, resume, warn
+from experiments.harness.run import Metrics, write_json
 from experiments.harness.settings import TrainingSettings
 from experiments.harness.signals import Stop, stop_on_signal
 from experiments.harness.task import Task, evaluate
-from jaxrnn.training import faults, processes
+from jaxrnn.training import faults, files, processes
 from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.state import TrainState
 
@@ -47,27 +47,12 @@ class Loop:
     began: float  # on the monotonic clock, when this process began to set it up
 
 
-@dataclass
-class _Progress:
-    """What a resumed run must remember besides the state; JSON beside the checkpoint."""
-
-    position: int = 0  # of the data
-    seconds: float = 0.0
-    window: list[float] = field(default_factory=list)  # losses since the last line of metrics
-    valid: list[float] = field(default_factory=list)  # validation losses
-    due: list[str] = field(default_factory=list)  # what has yet to be done after the last step, in turn
-    grad_norm: float = 0.0  # of the last step
-    skipped: list[int] = field(default_factory=list)  # positions of batches without a finite loss
-    spent: dict[str, float] = field(default_factory=dict)  # seconds on each of ``clock.PARTS``
-
-
 class Trained(NamedTuple):
     """What a run has come to once its last step is taken."""
 
     state: TrainState
-    seconds: float  # of training in all runs so far, evaluation included
-    spent: dict[str, float]  # seconds on each of ``clock.PARTS``
-    skipped: int  # batches
+    best: int | None  # step of the checkpoint of the lowest validation loss
+    progress: Progress
 
 
 def train(loop: Loop, state: TrainState) -> Trained:
@@ -79,10 +64,10 @@ def train(loop: Loop, state: TrainState) -> Trained:
       SystemExit: after SIGINT, SIGTERM or SIGHUP, once the state is saved.
       ValueError: if the checkpoint is damaged, of another run, or past the last step.
     """
-    progress, config = _Progress(), loop.config
+    progress, config = Progress(), loop.config
     with Checkpoints(loop.directory / "checkpoints", keep=config.keep) as checkpoints:
         if config.resume:
-            state, progress = _resume(loop, checkpoints, state)
+            state, progress = resume(config, loop.record, checkpoints, state)
             # the data may have moved, and the steps be more
             write_json(loop.directory / "config.json", loop.record)
         metrics = Metrics(loop.directory / "metrics.jsonl")
@@ -99,74 +84,15 @@ def train(loop: Loop, state: TrainState) -> Trained:
                 while not session.done and not session.stopping():
                     session.advance()
             session.save()
-            saved_in = time.monotonic() - stop.since
-    if stop and (loop.whole != loop.directory or not session.done):
+            stopped = session.stopping()
+            saved_in, best = time.monotonic() - stop.since, checkpoints.best
+    if stopped:
         print(
             f"stopped at step {session.step} of {config.steps} and saved {saved_in:.1f} s after the signal;"
             f" continue with --out {loop.whole} --resume"
         )
         raise SystemExit(stop.code)
-    progress = session.progress
-    return Trained(session.state, progress.seconds, progress.spent, len(progress.skipped))
-
-
-def _resume(loop: Loop, checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, _Progress]:
-    """The state to go on from: that of the newest checkpoint that is whole, or of the one asked for."""
-    if (asked := loop.config.resume_from) is not None:
-        restored = _restore(loop, checkpoints, asked, state)
-        checkpoints.forget_after(asked)
-        return restored
-    damaged = processes.gathered(list(checkpoints.damaged().items()))[0]
-    for step, what in damaged:
-        aside = checkpoints.set_aside(step)
-        print(f"warning: checkpoint {step} is damaged: {what}; it stays in {aside}", file=sys.stderr)
-    if checkpoints.latest is None:  # the same steps come after the beginning
-        if damaged:
-            print("warning: no checkpoint is whole: training begins anew", file=sys.stderr)
-        return state, _Progress()
-    return _restore(loop, checkpoints, checkpoints.latest, state)
-
-
-def _restore(
-    loop: Loop, checkpoints: Checkpoints, step: int, like: TrainState
-) -> tuple[TrainState, _Progress]:
-    """The state of a checkpoint and what goes with it; tells what other ``steps`` than before mean."""
-    steps = loop.config.steps
-    _check_enough(loop.directory, step, steps)
-    state, record = checkpoints.restore(step, like=like)
-    saved = record.pop("config")
-    check_same_config(saved, loop.record, loop.directory)
-    before = saved.get("steps", steps)
-    if before != steps:
-        print(
-            f"{steps} steps instead of {before}: from step {int(state.step)} on, the learning rate "
-            f"follows the schedule of a run of {steps}",
-            flush=True,
-        )
-    try:
-        return state, _Progress(**record)
-    except TypeError as error:
-        raise ValueError(
-            f"the checkpoint in {loop.directory} is of another version of this experiment, which cannot be "
-            "continued here; begin anew in another --out"
-        ) from error
-
-
-def check_steps(directory: Path, steps: int) -> None:
-    """Raise ValueError if the run in a folder has taken more steps than it shall have."""
-    if not (directory / "checkpoints").is_dir():
-        return
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        taken = checkpoints.latest
-    if taken is not None:
-        _check_enough(directory, taken, steps)
-
-
-def _check_enough(directory: Path, taken: int, steps: int) -> None:
-    if taken > steps:
-        raise ValueError(
-            f"steps must be at least the {taken} that the run in {directory} has taken, got {steps}"
-        )
+    return Trained(session.state, best, session.progress)
 
 
 @contextmanager
@@ -194,7 +120,7 @@ class _Session:
         self,
         loop: Loop,
         state: TrainState,
-        progress: _Progress,
+        progress: Progress,
         checkpoints: Checkpoints,
         metrics: Metrics,
         bar: TrainingBar,
@@ -203,11 +129,10 @@ class _Session:
     ) -> None:
         self.loop, self.task, self.config = loop, loop.task, loop.config
         self.state, self.progress = state, progress
-        self.like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-        )
+        self.like = like(state)
         self.checkpoints, self.metrics, self.bar, self.events = checkpoints, metrics, bar, events
         self.stop, self.lanes = stop, own_lanes(self.config.batch_size)
+        progress.devices = devices_of(state)
         self.late = False  # whether the last checkpoint is long ago
         self.step = self.logged_step = int(state.step)
         self.loss = math.inf  # on the validation data, once it is measured after a step
@@ -231,8 +156,8 @@ class _Session:
         """
         late = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
         stopping, self.late = processes.any_of(bool(self.stop), late)
-        if stopping and not self.stop:
-            self.stop.number, self.stop.since = signal.SIGTERM, time.monotonic()
+        if stopping:
+            self.stop.hear(signal.SIGTERM)
         return stopping  # and not what ``stop`` says by now in this process
 
     def advance(self) -> None:
@@ -284,6 +209,8 @@ class _Session:
         norm = float(_norm(self.state.params))
         if not math.isfinite(norm):
             raise FloatingPointError(self._not_finite(f"norm of the parameters {norm}"))
+        if processes.first():
+            files.sync(self.metrics.path)  # its lines until here are not written again
         record = {"config": self.loop.record, **vars(self.progress)}
         self.checkpoints.save(self.state, record, self.loss)
         self._charge("saving")
@@ -296,15 +223,19 @@ class _Session:
             raise FloatingPointError(self._not_finite(what))
         seconds, spent, latest = self.progress.seconds, self.progress.spent, self.checkpoints.latest
         assert latest is not None  # that of step 0, if no other
-        print(
-            f"warning: step {self.step}: {what}; going on from checkpoint {latest} without batch "
-            f"{skipped[-1]}, {len(skipped)} of at most {self.config.skip_bad_steps}",
-            file=sys.stderr,
-            flush=True,
+        warn(
+            f"step {self.step}: {what}; going on from checkpoint {latest} without batch "
+            f"{skipped[-1]}, {len(skipped)} of at most {self.config.skip_bad_steps}"
         )
-        self.state, self.progress = _restore(self.loop, self.checkpoints, latest, self.like)
+        self.state, self.progress = restore(
+            self.config, self.loop.record, self.checkpoints, latest, self.like
+        )
+        for name in ("training", "waiting_for_data"):  # on steps that are taken back
+            until = self.progress.spent.get(name, 0.0)
+            self.clock.add("lost_to_restarts", spent.get(name, 0.0) - until)
+            spent[name] = until
         self.progress.skipped, self.progress.seconds = skipped, seconds
-        self.progress.spent = self.clock.spent = spent
+        self.progress.spent = spent
         self.step = self.logged_step = latest
         self.metrics.forget_after(latest, self.progress.due)
         self._charge("lost_to_restarts")
@@ -329,6 +260,7 @@ class _Session:
             found = evaluate(self.task, self.state.params, self._until_stopped(self.task.valid()))
             found = processes.gathered(found)[0]  # each may have all of it to itself
         except _StoppedError:
+            self._charge("evaluating")
             return
         figures = {f"valid_{name}": value for name, value in found.items()}
         self._charge("evaluating")

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from experiments.harness import lock
 from experiments.harness.devices import cores, on_one_device
 from experiments.harness.settings import check, check_saved
-from jaxrnn.training import faults, files, processes
-from jaxrnn.training.checkpoint import Checkpoints, check_path
+from jaxrnn.training import arrays, faults, files, processes
+from jaxrnn.training.checkpoint import Checkpoints
 from jaxrnn.training.files import temporary_name
 from jaxrnn.training.state import TrainState
 
@@ -32,10 +33,10 @@ Settings = TypeVar("Settings")
 
 # Settings of a process, which say where, and how it begins; a continuation has its own.
 OF_THE_PROCESS = {"out", "resume", "resume_from", "coordinator_address", "num_processes"}
-OF_THE_PROCESS |= {"process_id", "cluster_detection_method", "devices", "model_devices"}
+OF_THE_PROCESS |= {"process_id", "cluster_detection_method"}
 # Settings that may differ between a run and its continuation: where data lie, if they are the same, too.
 NOT_OF_THE_RUN = OF_THE_PROCESS | {"checkpoint_every", "keep", "steps", "tensorboard"}
-NOT_OF_THE_RUN |= {"grace_seconds", "skip_bad_steps"}
+NOT_OF_THE_RUN |= {"grace_seconds", "skip_bad_steps", "devices", "model_devices"}
 NOT_OF_THE_RUN |= {"corpus", "data", "valid", "test", "vectors", "features"}
 
 
@@ -75,7 +76,7 @@ def check_out(directory: Path, *, resume: bool | None, checkpoints: bool = True)
     are all that it is continued from.
     """
     if checkpoints and resume is not None:
-        check_path(directory)
+        arrays.check_path(directory)
     if resume:
         load_config(directory)
         lock.hold(directory)
@@ -113,6 +114,8 @@ def create(directory: Path, config: dict[str, Any], fill: Callable[[Path], None]
     temporary_name(directory / "config.json").touch()
     faults.at("run.begun", directory)
     fill(directory)
+    for path in directory.rglob("*"):  # all there before config.json says so
+        files.sync(path)
     faults.at("run.filled", directory)
     write_json(directory / "config.json", config)
 
@@ -177,18 +180,26 @@ def load_settings(directory: Path, kind: type[Settings]) -> Settings:
     return config
 
 
-def best_params(directory: Path, like: TrainState) -> Any:
-    """The parameters of a run's best checkpoint, on one device.
+def saved_params(directory: Path, like: TrainState, step: int | None = None) -> Any:
+    """The parameters of a run's checkpoint, by default the best, on one device; no other holds any of it.
 
     Raises:
       ValueError: if there is no checkpoint, or one that does not fit ``like`` or the run's settings.
     """
+
+    def on_host(leaf: Any) -> Any:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+
     if not (directory / "checkpoints").is_dir():
         raise ValueError(f"{directory} holds no checkpoint yet")
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        record = checkpoints.record(checkpoints.best)
+        step = checkpoints.best if step is None else step
+        record = checkpoints.record(step)
         check_same_config(record["config"], load_config(directory), directory)
-        state, _ = checkpoints.restore(checkpoints.best, like=like)
+        rest = jax.tree.map(on_host, like._replace(params=()))
+        state, _ = checkpoints.restore(step, like=rest._replace(params=like.params))
     return on_one_device(state.params)
 
 

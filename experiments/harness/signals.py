@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +19,11 @@ class Stop:
 
     number: int | None = None
     since: float = 0.0  # on the monotonic clock
+
+    def hear(self, number: int) -> None:
+        """Take a signal for the first, unless there was one."""
+        if not self:
+            self.since, self.number = time.monotonic(), number  # in this order: two threads look
 
     def __bool__(self) -> bool:
         return self.number is not None
@@ -38,35 +44,44 @@ def stop_on_signal(grace_seconds: float | None = None) -> Iterator[Stop]:
     stop = Stop()
     known = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
     numbers = [n for n in known if n is not None and signal.getsignal(n) != signal.SIG_IGN]
-    timer: threading.Timer | None = None
-
-    def handle(number: int, _: object) -> None:
-        nonlocal timer
-        if stop:
-            if time.monotonic() - stop.since > ECHO_SECONDS:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            return
-        stop.number, stop.since = number, time.monotonic()
-        if grace_seconds is not None:
-            timer = threading.Timer(grace_seconds, _give_up, (stop, grace_seconds))
-            timer.daemon = True
-            timer.start()
-
-    previous = [signal.signal(number, handle) for number in numbers]
+    previous = [signal.signal(number, lambda number, _: stop.hear(number)) for number in numbers]
+    # Python calls handlers between its own instructions alone, not while XLA compiles, say; these bytes,
+    # one for each signal, a thread reads at once.
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    listener = threading.Thread(target=_listen, args=(ear, stop, numbers, grace_seconds), daemon=True)
+    listener.start()
     try:
         yield stop
     finally:
-        if timer is not None:
-            timer.cancel()
+        signal.set_wakeup_fd(before)
         for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
+        mouth.close()
+        listener.join()
+        ear.close()
 
 
-def _give_up(stop: Stop, seconds: float) -> None:
-    print(
-        f"not saved within {seconds:g} s of the signal: the last checkpoint stays",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(stop.code)
+def _listen(ear: socket.socket, stop: Stop, numbers: list[int], grace_seconds: float | None) -> None:
+    """End the process after a second signal, or ``grace_seconds`` after the first."""
+    heard = False
+    while True:
+        if heard and grace_seconds is not None:
+            ear.settimeout(max(0.001, stop.since + grace_seconds - time.monotonic()))
+        try:
+            number = int.from_bytes(ear.recv(1))
+        except TimeoutError:
+            print(
+                f"not saved within {grace_seconds:g} s of the signal: the last checkpoint stays",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(stop.code)
+        if not number:  # the other end is closed
+            return
+        if number in numbers:
+            stop.hear(number)
+            if heard and time.monotonic() - stop.since > ECHO_SECONDS:
+                os._exit(128 + number)
+            heard = True

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.harness import run as runs
-from experiments.harness.loop import check_steps
+from experiments.harness.resume import check_steps
 from jaxrnn.training import processes
 
 Settings = TypeVar("Settings", bound=Any)

@@ -15,6 +15,25 @@ import jax
 import orbax.checkpoint as ocp
 
 ALL = ocp.options.MultiprocessingOptions()
+# Orbax spells gs:/ otherwise, and tensorstore takes a backslash for a slash.
+_UNWRITABLE = re.compile(r"\\|\[[^/]+\]|\*\*|gs:/|[\ud800-\udfff]")
+
+
+def check_path(directory: str | os.PathLike[str]) -> None:
+    """Raise ValueError if the path of a folder is one that Orbax cannot write checkpoints into.
+
+    >>> check_path("runs/lr=0.1 *")
+    >>> check_path("/runs/[0.1]")
+    Traceback (most recent call last):
+        ...
+    ValueError: '/runs/[0.1]' has '[0.1]' in it, where Orbax cannot write checkpoints: name it otherwise
+    """
+    path = str(Path(directory).absolute())
+    if found := _UNWRITABLE.search(f"{path}/"):
+        what = found.group()
+        raise ValueError(
+            f"{path!r} has {what!r} in it, where Orbax cannot write checkpoints: name it otherwise"
+        )
 
 
 def write(folder: Path, tree: Any) -> None:

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,25 +24,6 @@ _WRITING, _ASIDE, _DELETED, _DAMAGED = ".writing", ".replaced", ".deleted", ".da
 _JSON = {"record": "record/metadata", "metrics": "metrics/metrics"}
 # Written by earlier versions, which sealed nothing.
 _EARLIER = (".orbax-checkpoint-tmp", "_CHECKPOINT_METADATA")
-# Orbax spells gs:/ otherwise, and tensorstore takes a backslash for a slash.
-_UNWRITABLE = re.compile(r"\\|\[[^/]+\]|\*\*|gs:/|[\ud800-\udfff]")
-
-
-def check_path(directory: str | os.PathLike[str]) -> None:
-    """Raise ValueError if the path of a folder is one that Orbax cannot write checkpoints into.
-
-    >>> check_path("runs/lr=0.1 *")
-    >>> check_path("/runs/[0.1]")
-    Traceback (most recent call last):
-        ...
-    ValueError: '/runs/[0.1]' has '[0.1]' in it, where Orbax cannot write checkpoints: name it otherwise
-    """
-    path = str(Path(directory).absolute())
-    if found := _UNWRITABLE.search(f"{path}/"):
-        what = found.group()
-        raise ValueError(
-            f"{path!r} has {what!r} in it, where Orbax cannot write checkpoints: name it otherwise"
-        )
 
 
 class Checkpoints:
@@ -62,7 +42,7 @@ class Checkpoints:
       read_only: only look; another process may be writing, and what it writes is seen.
 
     Raises:
-      ValueError: if the path is not one for Orbax (see ``check_path``).
+      ValueError: if the path is not one for Orbax (see ``arrays.check_path``).
 
     >>> import tempfile, jax, jax.numpy as jnp, optax
     >>> from jaxrnn.training.state import init_state
@@ -77,7 +57,7 @@ class Checkpoints:
     def __init__(
         self, directory: str | os.PathLike[str], *, keep: int = 1, read_only: bool = False
     ) -> None:
-        check_path(directory)
+        arrays.check_path(directory)
         check_positive("keep", keep)
         self.directory = Path(directory).absolute()
         self._keep, self._read_only = keep, read_only
@@ -93,7 +73,7 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """Step of the checkpoint that was written last, or None."""
-        return _latest(self._metrics())
+        return _latest(self._agreed())
 
     @property
     def best(self) -> int | None:
@@ -101,7 +81,7 @@ class Checkpoints:
 
         A loss of NaN counts as infinite, like one that was not measured.
         """
-        return _best(self._metrics())
+        return _best(self._agreed())
 
     def damage(self, step: int) -> str | None:
         """What is wrong with the files of a checkpoint, in words; None if they are those that were written.
@@ -141,8 +121,8 @@ class Checkpoints:
         self._whole(step)
 
         def delete() -> None:
-            metrics = self._metrics()
-            for later in [s for s in metrics if _age(s, metrics[s]) > _age(step, metrics[step])]:
+            written = list(self._metrics())
+            for later in reversed(written[written.index(step) + 1 :]):  # a kill leaves no gap
                 self._delete(later)
 
         processes.on_first(delete)
@@ -168,11 +148,12 @@ class Checkpoints:
         step, measured = _step(state.step), _loss({"loss": check_number("loss", loss)})
         check_record(record)
         state = storable(state)
-        if step not in self._steps():
+        metrics = self._agreed()
+        if step not in metrics:
             self._write(step, state, record, measured)
             return
-        before = _loss(self._metrics()[step])
-        keep = step == self.best and before < measured
+        before = _loss(metrics[step])
+        keep = step == _best(metrics) and before < measured
         try:
             held = self._holds(step, state)
         except ValueError:  # damaged
@@ -181,7 +162,7 @@ class Checkpoints:
             held = False
         if held:
             measured = measured if measured < math.inf else before
-            if step == self.latest and measured == before:
+            if step == _latest(metrics) and measured == before:
                 return
         elif keep:
             raise ValueError(
@@ -259,8 +240,15 @@ class Checkpoints:
             found[step] = metrics if isinstance(metrics, dict) else {}
         return dict(sorted(found.items(), key=lambda item: _age(*item)))
 
+    def _agreed(self) -> dict[int, _Metrics]:
+        """Of processes that write together, what the first one sees: a network file system may show others
+        later what it has written.
+        """
+        metrics = self._metrics()
+        return metrics if self._read_only else dict(processes.gathered(list(metrics.items()))[0])
+
     def _write(self, step: int, state: TrainState, record: dict[str, Any], loss: float) -> None:
-        written = 1 + max((_age(*of)[0] for of in self._metrics().items()), default=0)
+        written = 1 + max((_age(*of)[0] for of in self._agreed().items()), default=0)
         folder = self._folder(step, _WRITING)
         contents = {"record": record, "metrics": {"loss": loss, "written": written}}
 
@@ -349,12 +337,16 @@ class Checkpoints:
         Raises:
           ValueError: if it is not.
         """
-        if step is None or step not in self._steps():
-            raise ValueError(f"no checkpoint{'' if step is None else f' {step}'} in {self.directory}")
-        if (what := self.damage(step)) is not None:
-            whole = [str(other) for other in self._steps() if other not in self.damaged()]
-            raise self._fault(step, f"is damaged: {what}; whole: {', '.join(whole) or 'none'}")
-        return self._folder(step)
+        if step is None:
+            raise ValueError(f"no checkpoint in {self.directory}")
+        what = self.damage(step) if self._folder(step).is_dir() else "not there"
+        if what is None:
+            return self._folder(step)
+        damaged = self.damaged()
+        whole = ", ".join(str(other) for other in self._steps() if other not in damaged) or "none"
+        if what == "not there":
+            raise ValueError(f"no checkpoint {step} in {self.directory}; whole: {whole}")
+        raise self._fault(step, f"is damaged: {what}; whole: {whole}")
 
     def _read(self, step: int | None, asked: Any = None) -> Any:
         """The arrays of a checkpoint or, if none are asked for, what describes them."""
@@ -366,7 +358,7 @@ class Checkpoints:
 
     def _fault(self, step: int | None, what: str) -> ValueError:
         """Error for an unreadable checkpoint, or for one that another process deleted meanwhile."""
-        what = what if step in self._steps() else "was deleted meanwhile"
+        what = what if self._folder(step).is_dir() else "was deleted meanwhile"
         return ValueError(f"checkpoint {step} in {self.directory} {what}")
 
 

@@ -37,8 +37,9 @@ def of_a_lost_process(error: BaseException) -> bool:
     >>> of_a_lost_process(ValueError("[external/gloo] Gloo AllGather failed"))
     False
     """
-    signs = ("Gloo", "oordination", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-    return several() and any(sign in str(error) for sign in signs)
+    signs = ("Gloo ", "oordination service", "oordinationService", "UNAVAILABLE:", "DEADLINE_EXCEEDED:")
+    of_a_file = isinstance(error, OSError) and error.filename is not None
+    return several() and not of_a_file and any(sign in str(error) for sign in signs)
 
 
 def on_first(work: Callable[[], object]) -> None:
@@ -55,11 +56,18 @@ def on_first(work: Callable[[], object]) -> None:
         try:
             work()
         except (OSError, ValueError) as error:
-            failure = [isinstance(error, OSError), str(error)]
+            failure = [isinstance(error, OSError), _arguments(error)]
     failure = gathered(failure)[0]
     if failure is not None:
         kind = OSError if failure[0] else ValueError
-        raise kind(failure[1])
+        raise kind(*failure[1])
+
+
+def _arguments(error: OSError | ValueError) -> list[Any]:
+    """What makes an error anew: of a file's, the number, the text and the path."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return [error.errno, error.strerror, *([] if error.filename is None else [str(error.filename)])]
+    return [str(error)]
 
 
 def gathered(value: Any) -> list[Any]:
