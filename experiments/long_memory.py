@@ -157,9 +157,7 @@ def train_cell(config: Config, problem: Problem, name: str, cell: Cell) -> dict[
     return {
         "error": found.pop("loss"),
         **found,
-        "steps": fitted.steps,
-        "train_seconds": fitted.seconds,
-        "parameters": size,
+        **fitted.costs,
         "stopped_as_solved": fitted.steps < config.steps,
     }
 

@@ -52,6 +52,11 @@ def refusal(capsys, run, *arguments):
     return error
 
 
+def untimed(figures):
+    """Figures without those of the clock."""
+    return {name: of for name, of in figures.items() if name not in ("train_seconds", "seconds_spent")}
+
+
 def killed(run, after, *arguments):
     """SIGTERM before a training step: the command saves, and ends with the signal's exit code."""
     original, taken = fitting.train_step, []

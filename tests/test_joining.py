@@ -8,15 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+import typing
 from pathlib import Path
 
 import jax
 import pytest
+from jax._src import clusters
 
 from experiments.harness import distributed
 from experiments.harness.settings import TrainingSettings
 from jaxrnn.training import processes
 
+METHODS = typing.get_type_hints(TrainingSettings)["cluster_detection_method"]
 ROOT = Path(__file__).parent.parent
 
 
@@ -133,12 +136,25 @@ def test_processes_with_other_settings(monkeypatch):
         distributed._check_alike(config)
 
 
-def test_a_cluster_that_is_not_there():
-    """One line, whatever JAX raises: here it asks for a variable that Slurm sets."""
-    command = [sys.executable, "-m", "experiments.char_lm", "--cluster-detection-method", "slurm"]
+@pytest.mark.parametrize("name", typing.get_args(typing.get_args(METHODS)[0]))
+def test_a_method_is_one_of_jax(name):
+    known = {of.name for of in clusters.ClusterEnv._cluster_types}
+    assert name in known | {"auto"}
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        ("slurm", "not set: 'SLURM_JOB_ID'"),
+        pytest.param("auto", "coordinator_address should be defined.", marks=pytest.mark.thorough),
+    ],
+)
+def test_a_cluster_that_is_not_there(method, what):
+    """One line, whatever JAX raises: here it asks for a variable that Slurm sets, or finds none."""
+    command = [sys.executable, "-m", "experiments.char_lm", "--cluster-detection-method", method]
     env = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
     ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     last = ended.stderr.splitlines()[-1]  # after what JAX logs
-    assert last == "error: the processes could not be found by slurm: not set: 'SLURM_JOB_ID'"
+    assert last == f"error: the processes could not be found ({method}): {what}"

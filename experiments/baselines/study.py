@@ -145,11 +145,8 @@ def train_network(config: Train, data: Data, model: Any, whole: Path) -> tuple[d
             found[name] = token_log_probabilities(model, fitted.params, ids, on_chunk)
     figures = {f"{name}_nats": nats(of) for name, of in found.items()}
     print(f"test {figures['test_nats']:.4f} nats per {data.unit}", flush=True)
-    sizes = {
-        "parameters": parameters(fitted.params),
-        **sizes_of([np.asarray(leaf) for leaf in jax.tree.leaves(fitted.params)]),
-    }
-    return figures | sizes | {"train_seconds": fitted.seconds}, found["test"]
+    sizes = sizes_of([np.asarray(leaf) for leaf in jax.tree.leaves(fitted.params)])
+    return figures | sizes | fitted.costs, found["test"]
 
 
 def nats(log_probabilities: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from experiments.data.tokens import SPECIAL
 from experiments.data.vectors import Vectors, read_vectors
 from experiments.data.words import Tokenizers
 from experiments.harness import run as runs
-from experiments.harness.fit import Fitted, fit, parameters, report
+from experiments.harness.fit import Fitted, fit, report
 from experiments.harness.labels import (
     Judged,
     confusion_matrix,
@@ -206,7 +206,7 @@ def finish(fitted: Fitted, config: Train, data: Data, model: Model) -> dict[str,
     smoothed = f", labels smoothed by {config.label_smoothing}" if config.label_smoothing else ""
     training, packages = f"training{smoothed}", ("scikit-learn", "tokenizers")
     report(fitted, figures, title=title, training=training, packages=packages)
-    return figures | {"parameters": parameters(fitted.params), "train_seconds": fitted.seconds}
+    return figures | fitted.costs
 
 
 def by_length(judged: Judged, examples: Examples) -> dict[str, float]:

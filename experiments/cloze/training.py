@@ -178,7 +178,7 @@ def finish(fitted: Fitted, config: Train, data: Data, model: BlankModel) -> dict
     print("\n".join(filled))
     title = f"{config.direction} {config.cell} on {Path(config.data).name}"
     report(fitted, figures, title=title, packages=("tokenizers",))
-    return figures | {"parameters": parameters(fitted.params), "train_seconds": fitted.seconds}
+    return figures | fitted.costs
 
 
 def leave_mistakes(folder: Path, found: Read, examples: Examples, words: Tokenizer, name: str = "") -> None:

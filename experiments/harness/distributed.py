@@ -40,18 +40,18 @@ def connect(config: TrainingSettings) -> None:
         if given["coordinator_address"].startswith(("localhost:", "127.0.0.1:")):
             share_cores(given["num_processes"])
     jax.config.update("jax_enable_preemption_service", False)  # which would take SIGTERM for itself
+    method = config.cluster_detection_method or "deactivate"
     try:
         jax.distributed.initialize(
             **given,
-            cluster_detection_method=config.cluster_detection_method or "deactivate",
+            cluster_detection_method=None if method == "auto" else method,
             initialization_timeout=SILENCE_SECONDS if given else CLUSTER_SECONDS,
             heartbeat_timeout_seconds=SILENCE_SECONDS,
             shutdown_timeout_seconds=REPORT_SECONDS,
         )
     except (KeyError, ImportError, RuntimeError, ValueError) as error:
-        by = f" by {config.cluster_detection_method}" if config.cluster_detection_method else ""
         what = f"not set: {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"the processes could not be found{by}: {what}") from error
+        raise ValueError(f"the processes could not be found ({method}): {what}") from error
     _check_alike(config)
 
 

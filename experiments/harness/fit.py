@@ -44,6 +44,18 @@ class Fitted(NamedTuple):
         """Of training in all runs so far, evaluation included."""
         return self.trained.progress.seconds
 
+    @property
+    def costs(self) -> dict[str, Any]:
+        """What training took, for a summary."""
+        return {
+            "train_seconds": self.seconds,
+            "seconds_spent": self.trained.progress.spent,
+            "skipped_batches": len(self.trained.progress.skipped),
+            "training_devices": self.trained.progress.devices,
+            "steps": self.steps,
+            "parameters": parameters(self.params),
+        }
+
 
 def fit(
     config: TrainingSettings,
@@ -199,13 +211,8 @@ def report(
     summary = {
         **figures,
         f"{items}_per_second": fitted.steps * per_step / fitted.seconds,
-        "train_seconds": fitted.seconds,
-        "seconds_spent": fitted.trained.progress.spent,
-        "skipped_batches": len(fitted.trained.progress.skipped),
-        "training_devices": fitted.trained.progress.devices,
-        "steps": fitted.steps,
+        **fitted.costs,
         "seed": fitted.config.seed,
-        "parameters": parameters(fitted.params),
         **runs.environment(*packages),
     }
     runs.write_json(fitted.out / "summary.json", summary)

@@ -180,8 +180,8 @@ class TrainingSettings(RunSettings):
     """How many processes train together."""
     process_id: Annotated[int, check_zero_or_more] | None = None
     """Number of this process, from 0 on."""
-    cluster_detection_method: Literal["slurm", "ompi", "mpi4py", "k8s", "gcetpu", "gketpu"] | None = None
-    """Where JAX finds these three by itself."""
+    cluster_detection_method: Literal["auto", "slurm", "ompi", "mpi4py", "gcetpu", "gketpu"] | None = None
+    """Where JAX finds these three by itself; auto looks everywhere but in mpi4py, in Kubernetes too."""
     seed: Seed = 0
     """Seed of every random draw."""
     tensorboard: bool = False

@@ -115,7 +115,7 @@ def finish(fitted: Fitted, config: Train, data: Data, model: Model) -> dict[str,
     leave_mistakes(fitted.out, judged, data.test, data.classes, kind, title)
     print(described(found))
     report(fitted, figures, title=title, packages=("scikit-learn", "nervaluate", "tokenizers"))
-    return figures | {"parameters": parameters(fitted.params), "train_seconds": fitted.seconds}
+    return figures | fitted.costs
 
 
 def measured(

@@ -1,4 +1,4 @@
-r"""What does each step from the plain encoder-decoder to attention bring? Translation, learned from pairs.
+r"""How well does an encoder-decoder with attention translate? Learned from pairs of sentences.
 
     python -m experiments.translation                                names of numbers, English to French
     python -m experiments.translation --data multi30k --lowercase --joint --tied all --dropout 0.4 \
