@@ -18,12 +18,12 @@ from jaxrnn.training.checkpoint import Checkpoints
 SETTINGS = """--cell elman --hidden-size 6 --dropout 0.2 --batch-size 4 --chunk-length 5 --steps 9
 --warmup-steps 2 --evaluate-every 4 --checkpoint-every 3 --optimizer adam --learning-rate 0.01"""
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 12
-UNTIMED = {"seconds", "items_per_second"}
+BY_THE_CLOCK = {"seconds", "items_per_second"}
 FIGURES = ("valid_nats_per_char", "test_nats_per_char", "steps", "parameters")
 
 
 def train(out: Path, corpus: Path, group: Sequence[str] = (), *, resume: bool) -> None:
-    """The command of every trial, for one process or, with its flags, one of a ``group``."""
+    """Train, or go on, as one process or, with its flags, one of a ``group``."""
     rest = ["--resume"] if resume else ["--corpus", str(corpus), *SETTINGS.split()]
     main("", COMMANDS, ["train", "--out", str(out), *rest, *group], split_cores=False)
 
@@ -47,6 +47,6 @@ def outcome(out: Path) -> dict[str, Any]:
     summary = runs.read_json(out / "summary.json")
     return {
         "state": (out / "digest").read_text(),
-        "metrics": [{k: v for k, v in line.items() if k not in UNTIMED} for line in lines],
+        "metrics": [{k: v for k, v in line.items() if k not in BY_THE_CLOCK} for line in lines],
         "figures": {name: summary[name] for name in FIGURES},
     }

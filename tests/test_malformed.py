@@ -89,7 +89,7 @@ SPOILT |= {
         "cell": ["gru", "../lstm", 3, None, "__import__('os')"],
         "dropout": ["0.2", float("nan"), 7, {}],
         "learning_rate": [float("nan"), float("inf"), "fast"],
-        "layers": [0, HUGE, "1"],
+        "layers": [0, HUGE, 10**8, "1"],
         "steps": ["9", -9, None],
         "seed": [-1, HUGE, "0"],
         "corpus": [3],

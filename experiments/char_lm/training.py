@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.char_lm.writing import draw
@@ -140,5 +141,6 @@ def load_run(folder: Path) -> tuple[LanguageModel, Any, Vocabulary]:
     config = runs.load_settings(folder, Train)
     vocabulary = Vocabulary.load(folder / "vocabulary.json")
     model = build_model(config, len(vocabulary))
-    params = load(folder, config, model.init, model.initial_carry((config.batch_size,)))
+    carry = jax.eval_shape(lambda: model.initial_carry((config.batch_size,)))
+    params = load(folder, config, model.init, carry)
     return model, params, vocabulary

@@ -100,13 +100,14 @@ def load(
 ) -> Any:
     """The parameters of the lowest validation loss in a run's folder, or after a step, on one device.
 
-    ``config`` is that of the training, ``init`` and the first ``carry`` are those of its ``Task``.
+    ``config`` is that of the training, ``init`` and the first ``carry``, of which the shapes and types are
+    enough, are those of its ``Task``.
 
     Raises:
       ValueError: if there is no checkpoint, or one that does not fit them.
     """
-    like = jax.eval_shape(lambda: first_state(config, init, make_optimizer(config))._replace(carry=carry))
-    return runs.saved_params(folder, like, step)
+    like = jax.eval_shape(lambda: first_state(config, init, make_optimizer(config)))
+    return runs.saved_params(folder, like._replace(carry=carry), step)
 
 
 def first_state(config: TrainingSettings, init: Any, optimizer: optax.GradientTransformation) -> TrainState:

@@ -164,7 +164,7 @@ def load_settings(directory: Path, kind: type[Settings]) -> Settings:
     """The settings of the run in a folder, as its experiment's dataclass.
 
     Raises:
-      ValueError: if it holds no run, or one of another experiment.
+      ValueError: if it holds no run, one of another experiment, or a checkpoint of other settings.
     """
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     saved = saved_settings(directory)
@@ -177,14 +177,17 @@ def load_settings(directory: Path, kind: type[Settings]) -> Settings:
         check(config)
     except ValueError as error:
         raise ValueError(f"{directory / 'config.json'} is damaged: {error}") from error
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        if (best := checkpoints.best) is not None:  # before a model is made of them
+            check_same_config(checkpoints.record(best)["config"], load_config(directory), directory)
     return config
 
 
 def saved_params(directory: Path, like: TrainState, step: int | None = None) -> Any:
-    """The parameters of a run's checkpoint, by default the best, on one device; no other holds any of it.
+    """The parameters of a checkpoint, by default the best, on one device; all else stays on the host.
 
     Raises:
-      ValueError: if there is no checkpoint, or one that does not fit ``like`` or the run's settings.
+      ValueError: if there is no checkpoint, or one that does not fit ``like``.
     """
 
     def on_host(leaf: Any) -> Any:
@@ -196,8 +199,6 @@ def saved_params(directory: Path, like: TrainState, step: int | None = None) -> 
         raise ValueError(f"{directory} holds no checkpoint yet")
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.best if step is None else step
-        record = checkpoints.record(step)
-        check_same_config(record["config"], load_config(directory), directory)
         rest = jax.tree.map(on_host, like._replace(params=()))
         state, _ = checkpoints.restore(step, like=rest._replace(params=like.params))
     return on_one_device(state.params)
