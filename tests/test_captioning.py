@@ -31,6 +31,7 @@ from experiments.data.captions import Captioned
 from experiments.data.drawn_pictures import SLOTS, caption, drawings, picture, shape_words
 from experiments.data.images import picture_of_array, picture_of_file
 from experiments.data.tokens import END, START, train_tokenizer
+from experiments.harness import run as runs
 from jaxrnn.models.captioner import doubly_stochastic_penalty
 from tests.commands import assert_parts_are_the_whole, few_lengths, killed, read_metrics, refusal, runner
 
@@ -350,15 +351,13 @@ def test_features_are_computed_once(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_other_weights(trained, capsys):
-    config = trained / "config.json"
-    original = config.read_text()
-    changed = json.loads(original) | {"encoder": "efficientnet_lite0", "weights_sha256": "abc"}
-    try:
-        config.write_text(json.dumps(changed))
-        error = refusal(capsys, run, "evaluate", "--run", trained, "--split", "test")
-    finally:
-        config.write_text(original)
+def test_a_run_of_other_weights(trained, capsys, monkeypatch):
+    config, record = runs.load_settings(trained, Train), runs.load_config(trained)
+    config = dataclasses.replace(config, encoder="efficientnet_lite0")
+    record["weights_sha256"] = "abc"
+    monkeypatch.setattr(runs, "load_settings", lambda *_: config)
+    monkeypatch.setattr(runs, "load_config", lambda _: record)
+    error = refusal(capsys, run, "evaluate", "--run", trained, "--split", "test")
     assert "has seen features of other weights of efficientnet_lite0" in error
     assert "got abc" in error
 
