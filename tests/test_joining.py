@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -143,11 +144,30 @@ def test_a_method_is_one_of_jax(name):
 
 
 @pytest.mark.parametrize(
-    ("method", "what"),
+    ("error", "what"),
     [
-        ("slurm", "not set: 'SLURM_JOB_ID'"),
-        pytest.param("auto", "coordinator_address should be defined.", marks=pytest.mark.thorough),
+        (KeyError("SLURM_JOB_ID"), "not set: 'SLURM_JOB_ID'"),
+        (ImportError("No module named 'mpi4py'"), "No module named 'mpi4py'"),
+        (RuntimeError("DEADLINE_EXCEEDED: too late"), "DEADLINE_EXCEEDED: too late"),
     ],
+)
+def test_whatever_jax_raises_when_it_looks_for_them(error, what, monkeypatch):
+    asked = {}
+
+    def initialize(**options):
+        asked.update(options)
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ValueError, match=re.escape(f"the processes could not be found (auto): {what}")):
+        distributed.connect(TrainingSettings(cluster_detection_method="auto"))
+    assert asked["cluster_detection_method"] is None  # as JAX calls it
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("slurm", "not set: 'SLURM_JOB_ID'"), ("auto", "coordinator_address should be defined.")],
 )
 def test_a_cluster_that_is_not_there(method, what):
     """One line, whatever JAX raises: here it asks for a variable that Slurm sets, or finds none."""
