@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 class TestTheRoll:
     @pytest.fixture(autouse=True)
     def _soon(self, monkeypatch):
-        monkeypatch.setattr(distributed, "START_SECONDS", 1.0)
+        monkeypatch.setattr(distributed, "START_SECONDS", 0.5)
 
     def called(self, count, numbers):
         """What each of the processes that come is told."""
@@ -49,20 +49,22 @@ class TestTheRoll:
             thread.join()
         return [told[key] for key in range(len(numbers))]
 
-    def test_all_come(self):
+    def test_all_come(self, monkeypatch):
+        monkeypatch.setattr(distributed, "START_SECONDS", 20.0)
         assert self.called(3, [2, 0, 1]) == ["", "", ""]
 
     def test_some_do_not(self):
-        assert self.called(4, [0, 2]) == ["of 4 processes, 1, 3 did not come within 1 s"] * 2
+        assert self.called(4, [0, 2]) == ["of 4 processes, 1, 3 did not come within 0.5 s"] * 2
 
-    def test_one_comes_twice(self):
+    def test_one_comes_twice(self, monkeypatch):
+        monkeypatch.setattr(distributed, "START_SECONDS", 20.0)
         assert self.called(3, [0, 1, 1]) == ["process_id 1 came twice, or is not one of 3"] * 3
 
     def test_nobody_is_there(self):
         (told,) = self.called(2, [1])
-        assert told == "process 0 does not answer at localhost:PORT within 1 s: Connection refused"
+        assert told == "process 0 does not answer at localhost:PORT within 0.5 s: Connection refused"
 
-    @pytest.mark.parametrize("answer", [b"", b"\xfe\xff\n", b"hello\n"])
+    @pytest.mark.parametrize("answer", [b"", b"\xfe\xff\n"])
     def test_something_else_is_there(self, answer):
         """Asked now and then, and not as fast as can be."""
         asked = []
@@ -80,7 +82,7 @@ class TestTheRoll:
 
             threading.Thread(target=serve, daemon=True).start()
             port = server.getsockname()[1]
-            with pytest.raises(ValueError, match=r"process 0 does not answer at .* within 1 s: ") as told:
+            with pytest.raises(ValueError, match=r"process 0 does not answer at .* within 0.5 s: ") as told:
                 distributed._call_the_roll(f"localhost:{port}", 2, 1)
             server.shutdown(socket.SHUT_RDWR)
         assert str(told.value).endswith(("something else does", "Connection reset by peer", "Broken pipe"))
