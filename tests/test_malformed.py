@@ -133,7 +133,7 @@ def test_there_are_a_hundred():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
-    [pytest.param(w, marks=[] if n % 4 == 0 else pytest.mark.thorough) for n, w in enumerate(SPOILT)],
+    [pytest.param(w, marks=[] if n % 8 == 0 else pytest.mark.thorough) for n, w in enumerate(SPOILT)],
 )
 def test_is_refused(what, whole, tmp_path, capsys, as_users_run):
     name, spoil = SPOILT[what]
