@@ -294,6 +294,8 @@ def planned(number: int, seed: int, usual: dict[int, Usual]) -> tuple[Fault, flo
 
 def study(config: Config) -> None:
     """Run the trials that --out lacks, and print the table."""
+    if others := {line["study"] for line in results(config.out)} - {config.seed}:
+        raise SystemExit(f"error: {config.out} holds trials of seed {others.pop()}; give another --out")
     corpus = (config.out / "corpus.txt").absolute()
     corpus.parent.mkdir(parents=True, exist_ok=True)
     corpus.write_text(TEXT)
@@ -306,8 +308,6 @@ def study(config: Config) -> None:
     for count in (1, PROCESSES):
         undisturbed(count, fresh(config.out / "compiling"), corpus)
         usual[count] = undisturbed(count, fresh(config.out / f"undisturbed_{count}"), corpus)
-    if others := {line["study"] for line in results(config.out)} - {config.seed}:
-        raise ValueError(f"{config.out} holds trials of seed {others.pop()}; give another --out")
     done, commit = {line["trial"] for line in results(config.out)}, runs.commit()
     left = [number for number in range(config.trials) if number not in done]
     places = [len(passed) for of in usual.values() for passed in of.passed]

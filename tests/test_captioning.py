@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from experiments.captioning import data as caption_data
-from experiments.captioning import features
 from experiments.captioning.__main__ import COMMANDS
 from experiments.captioning.data import (
     Data,
@@ -29,7 +28,7 @@ from experiments.captioning.training import Train, caption_loss
 from experiments.captioning.writing import Caption, Writer, most_probable
 from experiments.data.captions import Captioned
 from experiments.data.drawn_pictures import SLOTS, caption, drawings, picture, shape_words
-from experiments.data.images import picture_of_array, picture_of_file
+from experiments.data.images import picture_of_array
 from experiments.data.tokens import END, START, train_tokenizer
 from experiments.harness import run as runs
 from jaxrnn.models.captioner import doubly_stochastic_penalty
@@ -317,37 +316,6 @@ def test_an_interrupted_run_goes_on_bit_for_bit(trained, file, tmp_path):
     killed(run, 4, "train", "--data", file, "--out", out, *SMALL)
     run("train", "--out", out, "--resume")
     assert read_metrics(out) == read_metrics(trained)
-
-
-def test_features_are_computed_once(monkeypatch, tmp_path):
-    """By content and weights: other pictures, or other weights, are computed anew; damage is told."""
-    seen = []
-
-    def mean_colours(images):
-        seen.append(len(images))
-        return np.broadcast_to(images.mean((1, 2))[:, :1, None], (len(images), 49, 1280))
-
-    monkeypatch.setattr(features, "_network", lambda: mean_colours)
-    path = tmp_path / "a.png"
-    Image.new("RGB", (3, 2), (7, 7, 7)).save(path)
-    (tmp_path / "b.png").write_text("no image")
-    pictures = [picture_of_file(tmp_path / "b.png"), picture_of_file(path)]
-    cache = tmp_path / "cache"
-    for _ in range(2):
-        values, kept, errors = features.cached(pictures, cache)
-        assert (values == 7).all()
-        assert values.shape == (1, 49, 1280)
-        assert kept == [1]
-        assert "b.png" in errors[0]
-    assert len(seen) == 1
-    features.cached(pictures[1:], cache)
-    monkeypatch.setattr(features, "WEIGHTS_SHA256", "other")
-    features.cached(pictures, cache)
-    assert len(seen) == 3
-    for file in cache.glob("*.npy"):
-        file.write_bytes(b"")
-    with pytest.raises(ValueError, match="is damaged"):
-        features.cached(pictures, cache)
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 and the reader of its weights: files made by hand and by torch, torch's operations."""
+"""EfficientNet-Lite0, the reader of its weights, and the cache of its features: files made by hand and by
+torch, torch's operations.
+"""
 
 import collections
 import importlib.util
@@ -9,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
 
-from experiments.captioning import efficientnet
+from experiments.captioning import efficientnet, features
 from experiments.captioning.efficientnet import (
     Block,
     EfficientNetLite0,
@@ -19,6 +22,7 @@ from experiments.captioning.efficientnet import (
     pointwise,
 )
 from experiments.captioning.legacy_torch import read_legacy_tensors
+from experiments.data.images import picture_of_file
 from tests.table import relative_error
 
 NOT_A_FILE = "is not a file of tensors in torch's old format"
@@ -301,3 +305,53 @@ def test_the_pretrained_network_is_that_of_its_package(torch, rng):
     both = nnx.jit(lambda network, images: (network(images), network.features(images)))
     for ours, of_theirs in zip(both(network, images), expected, strict=True):
         np.testing.assert_allclose(ours, of_theirs, rtol=0, atol=1e-4)
+
+
+def test_two_may_fill_the_cache_at_once(monkeypatch, tmp_path):
+    """As several processes do: each has a file of its own until it is whole."""
+    cache, others = tmp_path / "cache", []
+
+    def sevens(images):
+        if not others:
+            others.append(None)
+            others[0] = features.cached(pictures, cache)
+        return np.full((len(images), 49, 1280), 7)
+
+    monkeypatch.setattr(features, "_network", lambda: sevens)
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    pictures = [picture_of_file(tmp_path / "a.png")]
+    for found in (features.cached(pictures, cache), others[0]):
+        assert (found.values == 7).all()
+        assert found.kept == [0]
+    assert {path.suffix for path in cache.iterdir()} == {".npy", ".json"}
+
+
+def test_features_are_computed_once(monkeypatch, tmp_path):
+    """By content and weights: other pictures, or other weights, are computed anew; damage is told."""
+    seen = []
+
+    def mean_colours(images):
+        seen.append(len(images))
+        return np.broadcast_to(images.mean((1, 2))[:, :1, None], (len(images), 49, 1280))
+
+    monkeypatch.setattr(features, "_network", lambda: mean_colours)
+    path = tmp_path / "a.png"
+    Image.new("RGB", (3, 2), (7, 7, 7)).save(path)
+    (tmp_path / "b.png").write_text("no image")
+    pictures = [picture_of_file(tmp_path / "b.png"), picture_of_file(path)]
+    cache = tmp_path / "cache"
+    for _ in range(2):
+        values, kept, errors = features.cached(pictures, cache)
+        assert (values == 7).all()
+        assert values.shape == (1, 49, 1280)
+        assert kept == [1]
+        assert "b.png" in errors[0]
+    assert len(seen) == 1
+    features.cached(pictures[1:], cache)
+    monkeypatch.setattr(features, "WEIGHTS_SHA256", "other")
+    features.cached(pictures, cache)
+    assert len(seen) == 3
+    for file in cache.glob("*.npy"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="is damaged"):
+        features.cached(pictures, cache)
